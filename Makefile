@@ -1,0 +1,45 @@
+# Colonnade: `make` lists the targets. CI calls the same ones.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PACKAGES := index_format encoding serving tasks flows colonnade
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt bench wheel clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready ## Make the environment (pip, pinned by constraints.txt)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## Index the docstrings on this machine, answer a few questions, and serve them
+	$(BIN)/colonnade demo
+
+test: setup ## Run the whole suite
+	$(BIN)/python -m pytest
+
+check: setup ## Format, lint, types and import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: setup ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## Measure quality, bytes, speed and memory: make bench DATA=folder-of-collections
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.quality $(DATA)
+
+wheel: setup ## Build the sdist and the wheel into dist/
+	$(BIN)/python -m build
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) .demo .bench dist

@@ -1,0 +1,1 @@
+"""Text to token vectors: checkpoints, passages and batches. Knows nothing of indexes beyond their errors and records."""

@@ -1,0 +1,40 @@
+"""The one parameter of each flow, as the Prefect UI shows it in a form."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from encoding.checkpoint import EMBEDDED
+from tasks.sources import Source
+
+
+class AddParameters(BaseModel):
+    """Documents to add to an index; an id that is there already gets the new content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Source = Field(description="Where the documents are")
+    index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
+    encoder: str = Field(default=EMBEDDED, description="'embedded', or a folder with a model")
+
+
+class BuildParameters(AddParameters):
+    """An index to build. What is set here stays for the life of the index."""
+
+    bits: Literal[2, 4, 8] = Field(default=4, description="Bits for each dimension of a token vector")
+    passage_tokens: int | None = Field(
+        default=None, ge=32, description="Most tokens of a passage; by default as many as the encoder takes"
+    )
+    overlap_tokens: int = Field(default=0, ge=0, description="Tokens that neighbouring passages share")
+    source_fingerprint: str | None = Field(default=None, description="Kept in the version, to tell whether it is current")
+
+
+class DeleteParameters(BaseModel):
+    """Documents to delete from an index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
+    ids: list[str] = Field(min_length=1, description="Ids of the documents")

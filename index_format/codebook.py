@@ -1,0 +1,49 @@
+"""Centroids, and which of them each passage touches (SPEC §5.3).
+
+Centroids only find candidates. No score of a hit depends on them, so they can be trained anew at any time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 8192  # tokens assigned at once: bounds the [tokens, centroids] score matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Codebook:
+    """centroids: float32 [C, D]."""
+
+    centroids: NDArray[np.float32]
+
+    def nearest(self, vectors: NDArray[np.float32]) -> NDArray[np.uint32]:
+        """The nearest centroid by Euclidean distance for vectors float32 [T, D]: uint32 [T], ties to the lowest id."""
+        half_norms = np.einsum("cd,cd->c", self.centroids, self.centroids) / 2
+        ids = np.empty(len(vectors), np.uint32)
+        for start in range(0, len(vectors), _BLOCK):
+            block = vectors[start : start + _BLOCK]
+            ids[start : start + len(block)] = (block @ self.centroids.T - half_norms).argmax(axis=1)
+        return ids
+
+
+def distinct_per_passage(
+    offsets: NDArray[np.uint32], ids: NDArray[np.uint32]
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Centroid ids of tokens [T] to the distinct ids of each passage, ascending, with their own offsets [P + 1].
+
+    MaxSim ignores token order and repeats, so nothing is lost for the approximate score.
+    """
+    passages = np.repeat(np.arange(len(offsets) - 1, dtype=np.uint64), np.diff(offsets))
+    distinct = np.unique(passages << np.uint64(32) | ids.astype(np.uint64))
+    counts = np.bincount((distinct >> np.uint64(32)).astype(np.int64), minlength=len(offsets) - 1)
+    return exclusive_sum(counts), (distinct & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+
+
+def exclusive_sum(lengths: NDArray[np.integer]) -> NDArray[np.uint32]:
+    """Lengths [P] to offsets uint32 [P + 1], the first 0 and the last the total."""
+    offsets = np.zeros(len(lengths) + 1, np.uint32)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

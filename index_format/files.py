@@ -1,0 +1,87 @@
+"""Objects with a known size and hash: written under fresh names, checked before their bytes are used (SPEC §3)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+from index_format.errors import IndexCorrupt, ObjectExists, storage_error
+from index_format.manifest import FileRef
+from index_format.store import Store
+
+_HASH_BLOCK = 1 << 20
+
+
+def write_object(store: Store, key: str, data: bytes) -> FileRef:
+    """Create an object under a fresh key and return the reference that a manifest keeps."""
+    reference = FileRef(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    try:
+        store.create(key, data)
+    except ObjectExists:
+        # Fresh names do not collide: a retried request met its own first success.
+        if hashlib.sha256(store.get(key)).hexdigest() != reference.sha256:
+            raise
+    return reference
+
+
+class FileCache:
+    """Files of an index on this machine, each checked against its reference once.
+
+    A local index is read in place. Anything else is downloaded into a directory under the name of its
+    SHA-256, so that two indexes, or two versions, share equal files.
+    """
+
+    def __init__(self, store: Store, directory: Path | None = None) -> None:
+        self._store = store
+        self._directory = directory or default_cache_directory()
+        self._checked: set[str] = set()
+        self._lock = threading.Lock()
+
+    def path(self, reference: FileRef) -> Path:
+        """A local file with exactly the bytes that `reference` promises.
+
+        Raises IndexCorrupt when size or hash differ, ObjectMissing when there is no such object.
+        """
+        path = self._store.local_path(reference.key) or self._download(reference)
+        if reference.sha256 not in self._checked:
+            _check(path, reference, f"{self._store.address}/{reference.key}")
+            self._checked.add(reference.sha256)
+        return path
+
+    def _download(self, reference: FileRef) -> Path:
+        path = self._directory / reference.sha256[:2] / reference.sha256
+        with self._lock:
+            if path.is_file() and path.stat().st_size == reference.size:
+                return path
+            data = self._store.get(reference.key)
+            _check_bytes(data, reference, f"{self._store.address}/{reference.key}")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_suffix(f".{os.getpid()}.part")
+                partial.write_bytes(data)
+                partial.replace(path)
+            except OSError as error:
+                raise storage_error("write", str(path), error) from error
+        return path
+
+
+def default_cache_directory() -> Path:
+    """`$XDG_CACHE_HOME/colonnade/objects`, or the same under `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "colonnade" / "objects"
+
+
+def _check(path: Path, reference: FileRef, where: str) -> None:
+    size = path.stat().st_size
+    if size != reference.size:
+        raise IndexCorrupt(f"{where}: expected {reference.size} bytes, got {size}. Restore the file or rebuild.")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    if digest.hexdigest() != reference.sha256:
+        raise IndexCorrupt(
+            f"{where}: expected SHA-256 {reference.sha256}, got {digest.hexdigest()}. Restore the file or rebuild."
+        )

@@ -1,0 +1,77 @@
+"""An index at an address: its store, its versions and its files on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from index_format import commit
+from index_format.codebook import Codebook
+from index_format.codec import Codec
+from index_format.errors import IndexNotFound, InputError
+from index_format.files import FileCache
+from index_format.manifest import Manifest
+from index_format.segment import SegmentReader, read_codebook, read_codec
+from index_format.store import LocalStore, Store, open_store
+
+_OWN_FOLDERS = {"manifests", "codecs", "codebooks", "segments", "deletions", "reports", "staging", "receipts"}
+
+
+class Index:
+    """One index. Holds no version: every call reads what is there now."""
+
+    def __init__(self, store: Store, cache: Path | None = None) -> None:
+        self.store = store
+        self.files = FileCache(store, cache)
+
+    @staticmethod
+    def at(address: str | os.PathLike[str]) -> Index:
+        """The index at a directory or `s3://bucket/prefix`, whether or not it exists yet."""
+        return Index(open_store(address))
+
+    @property
+    def address(self) -> str:
+        return self.store.address
+
+    def head(self) -> Manifest | None:
+        """The current manifest, or None where no version was ever published."""
+        return commit.read_head(self.store)
+
+    def current(self) -> Manifest:
+        """The current manifest. Raises IndexNotFound."""
+        manifest = self.head()
+        if manifest is None:
+            raise IndexNotFound(
+                f"There is no index at {self.address}. Make one with: colonnade build SOURCE {self.address}"
+            )
+        return manifest
+
+    def version(self, version: int) -> Manifest:
+        """The manifest of a retained version. Raises IndexNotFound."""
+        return commit.read_version(self.store, version)
+
+    def versions(self) -> list[int]:
+        """All retained versions, ascending."""
+        return commit.versions(self.store)
+
+    def codec(self, manifest: Manifest) -> Codec:
+        return read_codec(self.files, manifest.codec, manifest.encoder.dim)
+
+    def codebook(self, manifest: Manifest) -> Codebook:
+        return read_codebook(self.files, manifest.codebook, manifest.encoder.dim)
+
+    def segments(self, manifest: Manifest) -> list[SegmentReader]:
+        codec = self.codec(manifest)
+        return [SegmentReader(self.files, record, codec) for record in manifest.segments]
+
+    def refuse_foreign_directory(self) -> None:
+        """Raise InputError when the place holds something that is not an index, so that nothing is mixed into it."""
+        if not isinstance(self.store, LocalStore) or not self.store.root.exists():
+            return
+        foreign = sorted({path.name for path in self.store.root.iterdir()} - _OWN_FOLDERS)
+        if foreign:
+            raise InputError(
+                f"{self.address} is not an index: it holds {', '.join(foreign[:3])}. "
+                "Name an empty or new directory for the index."
+            )
+

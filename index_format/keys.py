@@ -1,0 +1,84 @@
+"""The only place that spells object keys (SPEC §2).
+
+Keys are relative to the root of an index and use `/`. A name is used once and never again.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+MANIFESTS = "manifests/"
+STAGING = "staging/"
+RECEIPTS = "receipts/"
+
+VERSION_DIGITS = 20
+_ID = r"[0-9a-f]{32}"
+_MANIFEST = re.compile(rf"^manifests/(\d{{{VERSION_DIGITS}}})\.json$")
+_DATA = re.compile(
+    rf"^(codecs/{_ID}\.npz|codebooks/{_ID}\.npz"
+    rf"|segments/{_ID}/(documents\.parquet|passages\.parquet|codes\.npz|centroids-{_ID}\.npz)"
+    rf"|deletions/{_ID}/{_ID}\.npz|reports/{_ID}/rejected\.parquet)$"
+)
+
+
+def new_id() -> str:
+    """A fresh random 128-bit id, 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def manifest(version: int) -> str:
+    """Key of the manifest of one version, zero-padded so that keys sort as numbers do."""
+    return f"{MANIFESTS}{version:0{VERSION_DIGITS}d}.json"
+
+
+def manifest_version(key: str) -> int | None:
+    """The version a manifest key names, or None for any other key."""
+    match = _MANIFEST.match(key)
+    return int(match.group(1)) if match else None
+
+
+def codec(codec_id: str) -> str:
+    return f"codecs/{codec_id}.npz"
+
+
+def codebook(codebook_id: str) -> str:
+    return f"codebooks/{codebook_id}.npz"
+
+
+def documents(segment_id: str) -> str:
+    return f"segments/{segment_id}/documents.parquet"
+
+
+def passages(segment_id: str) -> str:
+    return f"segments/{segment_id}/passages.parquet"
+
+
+def codes(segment_id: str) -> str:
+    return f"segments/{segment_id}/codes.npz"
+
+
+def centroids(segment_id: str, attempt_id: str) -> str:
+    return f"segments/{segment_id}/centroids-{attempt_id}.npz"
+
+
+def deletions(segment_id: str, attempt_id: str) -> str:
+    return f"deletions/{segment_id}/{attempt_id}.npz"
+
+
+def rejected(report_id: str) -> str:
+    return f"reports/{report_id}/rejected.parquet"
+
+
+def staged_shard(run_id: str, number: int) -> str:
+    return f"{STAGING}{run_id}/{number:06d}.parquet"
+
+
+def receipt(work_key: str) -> str:
+    """Key of the receipt of one finished shard; `work_key` is a hash of all that its result depends on."""
+    return f"{RECEIPTS}{work_key}.json"
+
+
+def is_data_key(key: str) -> bool:
+    """Whether a manifest may name this key: guards readers against path traversal."""
+    return _DATA.match(key) is not None

@@ -1,0 +1,167 @@
+"""A manifest states a whole index at one moment (SPEC §6): plain frozen records, JSON, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from index_format import keys
+from index_format.errors import IndexCorrupt, UnsupportedFormat
+
+FORMAT_VERSION = 1
+READER_FLAGS: frozenset[str] = frozenset()  # features a reader must know to read an index at all
+WRITER_FLAGS: frozenset[str] = frozenset()  # features a writer must know to add to it safely
+
+
+class FileRef(msgspec.Struct, frozen=True, kw_only=True):
+    """An object, and what its bytes must be."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+class EncoderRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The encoder of every vector in the index; another fingerprint means other vectors."""
+
+    name: str
+    fingerprint: str
+    dim: int
+
+
+class CodecRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How token vectors are coded; fixed for the life of the index."""
+
+    bits: int
+    file: FileRef
+
+
+class ChunkingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How documents are cut into passages; fixed for the life of the index."""
+
+    passage_tokens: int
+    overlap_tokens: int
+
+
+class CodebookRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The centroids that candidates are found by."""
+
+    id: str
+    centroids: int
+    trained_on_tokens: int
+    file: FileRef
+
+
+class DeletionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The deletion vector of a segment: how many passages and documents it hides."""
+
+    passages: int
+    documents: int
+    file: FileRef
+
+
+class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable segment and, beside it, its current deletion vector."""
+
+    id: str
+    documents: int
+    passages: int
+    tokens: int
+    documents_file: FileRef
+    passages_file: FileRef
+    codes_file: FileRef
+    centroids_file: FileRef
+    deletions: DeletionRecord | None = None
+
+    def files(self) -> list[FileRef]:
+        own = [self.documents_file, self.passages_file, self.codes_file, self.centroids_file]
+        return [*own, self.deletions.file] if self.deletions else own
+
+
+class CommitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The change that made this version: who, when, and what it did."""
+
+    id: str
+    operation: str
+    created_at: str
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
+    rejected: int = 0
+    rejected_file: FileRef | None = None
+    source_fingerprint: str | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole index at one version."""
+
+    format_version: int
+    reader_flags: list[str]
+    writer_flags: list[str]
+    index_id: str
+    version: int
+    parent_commit: str | None
+    commit: CommitRecord
+    encoder: EncoderRecord
+    codec: CodecRecord
+    chunking: ChunkingRecord
+    codebook: CodebookRecord
+    segments: list[SegmentRecord]
+
+    @property
+    def documents(self) -> int:
+        """Live documents."""
+        return sum(s.documents - (s.deletions.documents if s.deletions else 0) for s in self.segments)
+
+    @property
+    def passages(self) -> int:
+        """Live passages."""
+        return sum(s.passages - (s.deletions.passages if s.deletions else 0) for s in self.segments)
+
+    def files(self) -> list[FileRef]:
+        """Every object this version needs, reports excepted."""
+        own = [self.codec.file, self.codebook.file]
+        return own + [file for segment in self.segments for file in segment.files()]
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The JSON bytes of a manifest, indented: people read them."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+
+
+def decode_manifest(data: bytes, *, where: str) -> Manifest:
+    """Read and check a manifest. Raises IndexCorrupt or UnsupportedFormat; `where` names it in errors."""
+    _refuse_unknown_format(data, where)
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.ValidationError as error:
+        raise IndexCorrupt(f"{where}: not a valid manifest: {error}.") from error
+    for file in manifest.files():
+        if not keys.is_data_key(file.key) or file.size < 0 or len(file.sha256) != 64:
+            raise IndexCorrupt(f"{where}: {file.key!r} is not a valid reference to a file of an index.")
+    return manifest
+
+
+def _refuse_unknown_format(data: bytes, where: str) -> None:
+    try:
+        head: dict[str, Any] = msgspec.json.decode(data)
+        version, flags = head["format_version"], set(head["reader_flags"])
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise IndexCorrupt(f"{where}: not a manifest ({error}).") from error
+    unknown = flags - READER_FLAGS
+    if version != FORMAT_VERSION or unknown:
+        raise UnsupportedFormat(
+            f"{where}: format {version} with reader flags {sorted(unknown)}, this release reads format "
+            f"{FORMAT_VERSION}. Upgrade Colonnade to open this index."
+        )
+
+
+def refuse_unknown_writer(manifest: Manifest, *, where: str) -> None:
+    """Raise UnsupportedFormat when this release may read the index but must not add to it."""
+    unknown = set(manifest.writer_flags) - WRITER_FLAGS
+    if unknown:
+        raise UnsupportedFormat(
+            f"{where}: needs writer features {sorted(unknown)} that this release does not have. "
+            "It can still be searched; upgrade Colonnade to change it."
+        )

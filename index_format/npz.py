@@ -1,0 +1,156 @@
+"""Arrays in `.npz` files whose members are stored, aligned and mapped without a copy (SPEC §4).
+
+Any NumPy opens them with `numpy.load`. Our reader is stricter: it maps the file and refuses whatever
+the writer here would not have written, before it allocates or trusts anything.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_format.errors import IndexCorrupt
+
+ALIGNMENT = 64
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_PADDING_FIELD = 0xD935  # the id that zipalign uses
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_MAX_FILE_BYTES = 2**32 - 1  # no ZIP64: a segment stays far below
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """What a member must be: its dtype and its shape, None where any length is allowed."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+def write_npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """The bytes of an `.npz` with the given arrays, little-endian and C-contiguous. Equal input gives equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
+        for name, array in arrays.items():
+            info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
+            start = buffer.tell() + _LOCAL_HEADER.size + len(info.filename)
+            padding = -(start + 4) % ALIGNMENT
+            info.extra = struct.pack("<HH", _PADDING_FIELD, padding) + bytes(padding)
+            archive.writestr(info, _npy_bytes(array))
+    return buffer.getvalue()
+
+
+def _npy_bytes(array: NDArray[np.generic]) -> bytes:
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    out = io.BytesIO()
+    np.lib.format.write_array(out, little.reshape(array.shape), version=(1, 0), allow_pickle=False)
+    return out.getvalue()
+
+
+def map_npz(path: Path, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[np.generic]]:
+    """Map the members that `specs` names, read-only and without a copy.
+
+    Raises IndexCorrupt when the file has other members, or a member is deflated, encrypted, misaligned,
+    overlapping, of another dtype or shape, or does not fill its place exactly.
+    """
+    with path.open("rb") as file:
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise IndexCorrupt(f"{path} is empty.") from None
+    return view_npz(memoryview(mapped), specs, str(path))
+
+
+def view_npz(data: memoryview, specs: Mapping[str, ArraySpec], where: str) -> dict[str, NDArray[np.generic]]:
+    """The same as `map_npz` for bytes already in memory; `where` names them in errors."""
+    places = _members(data, where)
+    if set(places) != set(specs):
+        raise IndexCorrupt(f"{where}: expected arrays {sorted(specs)}, got {sorted(places)}.")
+    return {name: _array(data[start:end], specs[name], f"{where}: {name}") for name, (start, end) in places.items()}
+
+
+def _members(data: memoryview, where: str) -> dict[str, tuple[int, int]]:
+    if len(data) > _MAX_FILE_BYTES:
+        raise IndexCorrupt(f"{where}: {len(data)} bytes, more than an .npz of this format may have.")
+    try:
+        with zipfile.ZipFile(_Reader(data)) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
+        raise IndexCorrupt(f"{where}: not an .npz ({error}).") from error
+    places: dict[str, tuple[int, int]] = {}
+    previous_end = 0
+    for info in sorted(infos, key=lambda one: one.header_offset):
+        name = info.filename.removesuffix(".npy")
+        start = _data_start(data, info, where)
+        end = start + info.file_size
+        stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+        if not stored or info.flag_bits & 1 or name in places or not info.filename.endswith(".npy"):
+            raise IndexCorrupt(f"{where}: member {info.filename!r} is not a stored array of its own.")
+        if info.header_offset < previous_end or end > len(data) or start % ALIGNMENT:
+            raise IndexCorrupt(f"{where}: member {info.filename!r} overlaps, overruns or is not aligned to {ALIGNMENT}.")
+        places[name] = (start, end)
+        previous_end = end
+    return places
+
+
+def _data_start(data: memoryview, info: zipfile.ZipInfo, where: str) -> int:
+    header = data[info.header_offset : info.header_offset + _LOCAL_HEADER.size]
+    if len(header) < _LOCAL_HEADER.size or bytes(header[:4]) != b"PK\x03\x04":
+        raise IndexCorrupt(f"{where}: member {info.filename!r} has no local header.")
+    fields = _LOCAL_HEADER.unpack(header)
+    return info.header_offset + _LOCAL_HEADER.size + int(fields[9]) + int(fields[10])
+
+
+def _array(data: memoryview, spec: ArraySpec, where: str) -> NDArray[np.generic]:
+    try:
+        stream = io.BytesIO(bytes(data[:4096]))
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("not .npy version 1.0")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=4000)
+    except ValueError as error:
+        raise IndexCorrupt(f"{where}: bad .npy header ({error}).") from error
+    fits = len(shape) == len(spec.shape) and all(want in (None, got) for want, got in zip(spec.shape, shape, strict=True))
+    if dtype != np.dtype(spec.dtype) or fortran or not fits:
+        raise IndexCorrupt(f"{where}: expected {spec.dtype}{list(spec.shape)}, got {dtype}{list(shape)}.")
+    body = data[stream.tell() :]
+    count = 1
+    for length in shape:  # plain integers: numpy's would wrap
+        count *= int(length)
+    if count * dtype.itemsize != len(body):
+        raise IndexCorrupt(f"{where}: shape {list(shape)} needs {count * dtype.itemsize} bytes, the member has {len(body)}.")
+    return np.frombuffer(body, dtype=dtype).reshape(shape)
+
+
+class _Reader(io.RawIOBase):
+    """A seekable file over a memoryview, so that the zip directory is read without a copy of the rest."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._data) if size is None or size < 0 else self._at + size
+        chunk = bytes(self._data[self._at : end])
+        self._at += len(chunk)
+        return chunk

@@ -1,0 +1,86 @@
+"""The columns and arrays of every file, as data (SPEC §4)."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index_format.errors import IndexCorrupt
+from index_format.npz import ArraySpec
+
+ROW_GROUP = 512  # rows; a hit's text is read by row group, so small ones keep answers quick
+
+ID = pa.field("id", pa.string(), nullable=False)
+CONTENT_HASH = pa.field("content_hash", pa.binary(32), nullable=False)
+TITLE = pa.field("title", pa.string())
+TEXT = pa.field("text", pa.string(), nullable=False)
+METADATA = "metadata"  # a struct column, absent when the source has no further columns
+
+PASSAGES = pa.schema(
+    [
+        pa.field("document", pa.uint32(), nullable=False),
+        pa.field("number", pa.uint32(), nullable=False),
+        pa.field("start", pa.uint32(), nullable=False),
+        pa.field("end", pa.uint32(), nullable=False),
+    ]
+)
+
+REJECTED = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("row", pa.uint64(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+
+def documents_schema(metadata: pa.StructType | None) -> pa.Schema:
+    """The schema of documents.parquet for a given metadata type."""
+    extra = [pa.field(METADATA, metadata)] if metadata is not None and metadata.num_fields else []
+    return pa.schema([ID, CONTENT_HASH, TITLE, TEXT, *extra])
+
+
+def codec_arrays(dim: int) -> dict[str, ArraySpec]:
+    return {"mean": ArraySpec("<f4", (dim,))}
+
+
+def codebook_arrays(centroids: int, dim: int) -> dict[str, ArraySpec]:
+    return {"centroids": ArraySpec("<f4", (centroids, dim))}
+
+
+def codes_arrays(passages: int, tokens: int, row_bytes: int) -> dict[str, ArraySpec]:
+    return {
+        "offsets": ArraySpec("<u4", (passages + 1,)),
+        "codes": ArraySpec("|u1", (tokens, row_bytes)),
+        "scales": ArraySpec("<f2", (tokens,)),
+    }
+
+
+def centroid_arrays(passages: int) -> dict[str, ArraySpec]:
+    return {"offsets": ArraySpec("<u4", (passages + 1,)), "ids": ArraySpec("<u4", (None,))}
+
+
+def deletion_arrays() -> dict[str, ArraySpec]:
+    return {"ordinals": ArraySpec("<u4", (None,))}
+
+
+def write_parquet(table: pa.Table) -> bytes:
+    """The bytes of a Parquet file of this format: zstd, page checksums, small row groups."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def open_parquet(path: Path, rows: int) -> pq.ParquetFile:
+    """Open a Parquet file of this format, its page checksums verified as pages are read."""
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise IndexCorrupt(f"{path}: not a readable Parquet file ({error}).") from error
+    if file.metadata.num_rows != rows:
+        raise IndexCorrupt(f"{path}: expected {rows} rows, got {file.metadata.num_rows}.")
+    return file

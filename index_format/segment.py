@@ -1,0 +1,197 @@
+"""A segment: some documents, their passages and their codes, written once (SPEC §4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from index_format import keys, schema
+from index_format.codebook import Codebook, distinct_per_passage
+from index_format.codec import Codec
+from index_format.errors import IndexCorrupt
+from index_format.files import FileCache, write_object
+from index_format.manifest import CodebookRecord, CodecRecord, FileRef, SegmentRecord
+from index_format.npz import map_npz, write_npz
+from index_format.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentContent:
+    """What a segment is made of.
+
+    documents: id, content_hash, title, text, metadata. passages: document row, number, start, end.
+    offsets: uint32 [P + 1] into the tokens. codes: uint8 [T, row_bytes]. scales: float16 [T].
+    """
+
+    documents: pa.Table
+    passages: pa.Table
+    offsets: NDArray[np.uint32]
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float16]
+
+
+class EncodedSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment whose files are written but which no manifest names yet."""
+
+    id: str
+    documents: int
+    passages: int
+    tokens: int
+    documents_file: FileRef
+    passages_file: FileRef
+    codes_file: FileRef
+
+    def with_centroids(self, centroids_file: FileRef) -> SegmentRecord:
+        """The record a manifest keeps, once the segment's centroid ids are written."""
+        return SegmentRecord(centroids_file=centroids_file, **msgspec.structs.asdict(self))
+
+
+def write_segment(store: Store, content: SegmentContent) -> EncodedSegment:
+    """Write the files of a new segment. Nobody sees them before a commit names them."""
+    segment_id = keys.new_id()
+    codes = {"offsets": content.offsets, "codes": content.codes, "scales": content.scales}
+    return EncodedSegment(
+        id=segment_id,
+        documents=content.documents.num_rows,
+        passages=content.passages.num_rows,
+        tokens=len(content.scales),
+        documents_file=write_object(store, keys.documents(segment_id), schema.write_parquet(content.documents)),
+        passages_file=write_object(store, keys.passages(segment_id), schema.write_parquet(content.passages)),
+        codes_file=write_object(store, keys.codes(segment_id), write_npz(codes)),
+    )
+
+
+def write_centroids(store: Store, segment: EncodedSegment, files: FileCache, codec: Codec, book: Codebook) -> FileRef:
+    """Find the centroids that each passage of a segment touches and write them beside it."""
+    arrays = map_codes(files, segment, codec)
+    ids = np.empty(segment.tokens, np.uint32)
+    for start in range(0, segment.tokens, _BLOCK):
+        end = start + _BLOCK
+        ids[start:end] = book.nearest(codec.decompress(arrays.codes[start:end], arrays.scales[start:end]))
+    offsets, distinct = distinct_per_passage(arrays.offsets, ids)
+    key = keys.centroids(segment.id, keys.new_id())
+    return write_object(store, key, write_npz({"offsets": offsets, "ids": distinct}))
+
+
+_BLOCK = 16384  # tokens decompressed at once
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """The mapped arrays of codes.npz."""
+
+    offsets: NDArray[np.uint32]
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float16]
+
+
+def map_codes(files: FileCache, segment: EncodedSegment | SegmentRecord, codec: Codec) -> Codes:
+    """Map the codes of a segment, checked against the sizes that its record promises."""
+    specs = schema.codes_arrays(segment.passages, segment.tokens, codec.row_bytes)
+    path = files.path(segment.codes_file)
+    arrays = map_npz(path, specs)
+    offsets = arrays["offsets"]
+    _check_offsets(offsets, segment.tokens, f"{path}: offsets")
+    return Codes(offsets, arrays["codes"], arrays["scales"])  # type: ignore[arg-type]  # dtypes are in the specs
+
+
+class SegmentReader:
+    """One segment of one version, opened: arrays mapped, tables read when first asked for."""
+
+    def __init__(self, files: FileCache, record: SegmentRecord, codec: Codec) -> None:
+        self._files = files
+        self.record = record
+        self.codes = map_codes(files, record, codec)
+        self.centroid_offsets, self.centroid_ids = self._map_centroids()
+        self.deleted = self._read_deleted()
+
+    @cached_property
+    def passages(self) -> pa.Table:
+        """document, number, start, end of each passage, by ordinal."""
+        file = schema.open_parquet(self._files.path(self.record.passages_file), self.record.passages)
+        table = file.read()
+        if not table.schema.equals(schema.PASSAGES):
+            raise IndexCorrupt(f"{self.record.passages_file.key}: unexpected columns {table.schema.names}.")
+        return table
+
+    @cached_property
+    def document_rows(self) -> NDArray[np.uint32]:
+        """The row in documents.parquet of each passage: uint32 [P]."""
+        return np.asarray(self.passages["document"].to_numpy(), np.uint32)
+
+    @cached_property
+    def document_ids(self) -> pa.Array:
+        """The id of each document, by row."""
+        return self._documents.read(columns=["id"])["id"].combine_chunks()
+
+    @cached_property
+    def content_hashes(self) -> list[bytes]:
+        """The content hash of each document, by row."""
+        hashes: list[bytes] = self._documents.read(columns=["content_hash"])["content_hash"].to_pylist()
+        return hashes
+
+    @cached_property
+    def deleted_rows(self) -> NDArray[np.bool_]:
+        """Which documents are deleted, by row: bool [documents]."""
+        deleted = np.zeros(self.record.documents, bool)
+        deleted[self.document_rows[self.deleted]] = True
+        return deleted
+
+    def read_documents(self, rows: list[int]) -> list[dict[str, object]]:
+        """Whole documents (id, title, text, metadata) in the order of `rows`; reads only their row groups."""
+        groups = sorted({row // schema.ROW_GROUP for row in rows})
+        names = [name for name in self._documents.schema_arrow.names if name != "content_hash"]
+        table = self._documents.read_row_groups(groups, columns=names)
+        starts = {group: at * schema.ROW_GROUP for at, group in enumerate(groups)}
+        places = [starts[row // schema.ROW_GROUP] + row % schema.ROW_GROUP for row in rows]
+        documents: list[dict[str, object]] = table.take(places).to_pylist()
+        return documents
+
+    @cached_property
+    def _documents(self) -> pq.ParquetFile:
+        return schema.open_parquet(self._files.path(self.record.documents_file), self.record.documents)
+
+    def _map_centroids(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        path = self._files.path(self.record.centroids_file)
+        arrays = map_npz(path, schema.centroid_arrays(self.record.passages))
+        _check_offsets(arrays["offsets"], len(arrays["ids"]), f"{path}: offsets")
+        return arrays["offsets"], arrays["ids"]  # type: ignore[return-value]  # dtypes are in the specs
+
+    def _read_deleted(self) -> NDArray[np.bool_]:
+        deleted = np.zeros(self.record.passages, bool)
+        if self.record.deletions:
+            deleted[read_deletions(self._files, self.record)] = True
+        return deleted
+
+
+def read_deletions(files: FileCache, record: SegmentRecord) -> NDArray[np.uint32]:
+    """Ordinals of the deleted passages of a segment, ascending."""
+    if record.deletions is None:
+        return np.zeros(0, np.uint32)
+    path = files.path(record.deletions.file)
+    ordinals = map_npz(path, schema.deletion_arrays())["ordinals"]
+    if len(ordinals) != record.deletions.passages or (len(ordinals) and ordinals.max() >= record.passages):
+        raise IndexCorrupt(f"{path}: ordinals do not fit a segment of {record.passages} passages.")
+    return ordinals  # type: ignore[return-value]  # dtype is in the specs
+
+
+def read_codec(files: FileCache, record: CodecRecord, dim: int) -> Codec:
+    arrays = map_npz(files.path(record.file), schema.codec_arrays(dim))
+    return Codec(mean=arrays["mean"], bits=record.bits)  # type: ignore[arg-type]
+
+
+def read_codebook(files: FileCache, record: CodebookRecord, dim: int) -> Codebook:
+    arrays = map_npz(files.path(record.file), schema.codebook_arrays(record.centroids, dim))
+    return Codebook(centroids=arrays["centroids"])  # type: ignore[arg-type]
+
+
+def _check_offsets(offsets: NDArray[np.generic], total: int, where: str) -> None:
+    values = offsets.astype(np.int64)
+    if values[0] != 0 or values[-1] != total or (np.diff(values) < 0).any():
+        raise IndexCorrupt(f"{where}: must rise from 0 to {total}.")

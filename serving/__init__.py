@@ -1,0 +1,1 @@
+"""Everything that answers one query. Never imports Prefect."""

@@ -1,0 +1,34 @@
+"""One version of an index, opened and immutable while it is held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from index_format.codebook import Codebook
+from index_format.codec import Codec
+from index_format.index import Index
+from index_format.manifest import Manifest
+from index_format.segment import SegmentReader
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A manifest with its codec, codebook and segments at hand."""
+
+    manifest: Manifest
+    codec: Codec
+    codebook: Codebook
+    segments: list[SegmentReader]
+
+    @property
+    def version(self) -> int:
+        return self.manifest.version
+
+
+def open_snapshot(index: Index, manifest: Manifest | None = None) -> Snapshot:
+    """Open a version, the current one unless a manifest is given. Every file is checked against its hash.
+
+    Raises IndexNotFound, IndexCorrupt or StorageError.
+    """
+    manifest = manifest or index.current()
+    return Snapshot(manifest, index.codec(manifest), index.codebook(manifest), index.segments(manifest))

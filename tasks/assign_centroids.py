@@ -1,0 +1,26 @@
+"""The centroids that each passage of a segment touches: what candidates are found by."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from index_format.index import Index
+from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
+from index_format.segment import EncodedSegment, read_codebook, read_codec, write_centroids
+from tasks import progress
+from tasks.retrying import RETRY_STORAGE
+
+
+def assign_centroids(
+    segment: EncodedSegment, address: str, codebook: CodebookRecord, codec: CodecRecord, dim: int
+) -> SegmentRecord:
+    """Write the centroid ids of one segment and return its complete record."""
+    index = Index.at(address)
+    book = read_codebook(index.files, codebook, dim)
+    file = write_centroids(index.store, segment, index.files, read_codec(index.files, codec, dim), book)
+    progress.report("centroids", advance=segment.tokens)
+    return segment.with_centroids(file)
+
+
+assign_centroids_task = task(assign_centroids, name="assign centroids", cache_policy=NO_CACHE, **RETRY_STORAGE)

@@ -1,0 +1,157 @@
+"""One shard of documents to one segment: chunk, encode, compress, write.
+
+A finished shard leaves a receipt under a hash of all that its result depends on. A later run that meets the
+same work finds the receipt, checks the files that it names, and does nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from encoding.chunking import Chunker, Passage
+from encoding.encoder import Encoder, load_encoder
+from index_format import keys, schema
+from index_format.codebook import exclusive_sum
+from index_format.codec import Codec
+from index_format.errors import EncoderMismatch, IndexCorrupt, ObjectExists, ObjectMissing
+from index_format.files import write_object
+from index_format.index import Index
+from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord
+from index_format.npz import write_npz
+from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_segment
+from tasks import progress
+from tasks.retrying import RETRY_STORAGE
+from tasks.stage_documents import Shard
+
+_CALIBRATION_DOCUMENTS = 32
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """All that decides what a shard becomes, beside its documents."""
+
+    address: str
+    encoder_name: str
+    encoder: EncoderRecord
+    codec: CodecRecord
+    chunking: ChunkingRecord
+
+    def work_key(self, shard: Shard) -> str:
+        """The name of the result of encoding `shard` this way."""
+        parts = [shard.content, self.encoder.fingerprint, self.codec.file.sha256, self.codec.bits]
+        parts += [self.chunking.passage_tokens, self.chunking.overlap_tokens]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def calibrate_codec(address: str, shard: Shard, encoder_name: str, chunking: ChunkingRecord, bits: int) -> CodecRecord:
+    """Fix the codec of a new index: the mean is that of the token vectors of a few documents of its first shard."""
+    index, encoder = Index.at(address), load_encoder(encoder_name)
+    table = _read_shard(index, shard)
+    chosen = np.unique(np.linspace(0, table.num_rows - 1, _CALIBRATION_DOCUMENTS).astype(int))
+    _, passages = _chunk(table.take(chosen), encoder, chunking)
+    sample = _encode_all(encoder, [passage.encoded_text for passage in passages])
+    codec = Codec(mean=np.concatenate(sample).mean(axis=0).astype(np.float32), bits=bits)
+    file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
+    return CodecRecord(bits=bits, file=file)
+
+
+calibrate_codec_task = task(calibrate_codec, name="calibrate codec", cache_policy=NO_CACHE, **RETRY_STORAGE)
+
+
+def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
+    """The segment of a shard, from its receipt when it was encoded before."""
+    index = Index.at(recipe.address)
+    finished = read_receipt(index, recipe.work_key(shard))
+    if finished is not None:
+        progress.report("encode", advance=shard.characters)
+        return finished
+    encoder = load_encoder(recipe.encoder_name)
+    if encoder.record.fingerprint != recipe.encoder.fingerprint:
+        raise EncoderMismatch(
+            f"this worker's encoder {recipe.encoder_name!r} has fingerprint {encoder.record.fingerprint[:16]}, "
+            f"the flow's has {recipe.encoder.fingerprint[:16]}. Give both the same model files."
+        )
+    codec = read_codec(index.files, recipe.codec, recipe.encoder.dim)
+    segment = write_segment(index.store, _content(_read_shard(index, shard), encoder, codec, recipe.chunking))
+    try:
+        index.store.create(keys.receipt(recipe.work_key(shard)), msgspec.json.encode(segment))
+    except ObjectExists:
+        pass  # another worker finished the same shard; either result will do
+    return segment
+
+
+encode_shard_task = task(encode_shard, name="encode shard", cache_policy=NO_CACHE, **RETRY_STORAGE)
+
+
+def read_receipt(index: Index, work_key: str) -> EncodedSegment | None:
+    """The result of finished work, or None. A receipt whose files are gone or damaged counts for nothing."""
+    try:
+        segment = msgspec.json.decode(index.store.get(keys.receipt(work_key)), type=EncodedSegment)
+        for file in (segment.documents_file, segment.passages_file, segment.codes_file):
+            index.files.path(file)
+    except (ObjectMissing, IndexCorrupt, msgspec.MsgspecError):
+        return None
+    return segment
+
+
+def remove_receipts(recipe: Recipe, shards: Sequence[Shard]) -> None:
+    """Remove the receipts of shards whose segments are published."""
+    store = Index.at(recipe.address).store
+    for shard in shards:
+        store.delete(keys.receipt(recipe.work_key(shard)))
+
+
+def _content(table: pa.Table, encoder: Encoder, codec: Codec, chunking: ChunkingRecord) -> SegmentContent:
+    rows, passages = _chunk(table, encoder, chunking)
+    codes: list[NDArray[np.uint8] | None] = [None] * len(passages)
+    scales: list[NDArray[np.float16] | None] = [None] * len(passages)
+    for batch in encoder.encode([passage.encoded_text for passage in passages]):
+        # Compressed batch by batch: float vectors of a whole shard would be eight times its codes.
+        for position, vectors in batch:
+            codes[position], scales[position] = codec.compress(vectors)
+        progress.report("encode", advance=sum(passages[one].end - passages[one].start for one, _ in batch))
+    lengths = np.array([len(one) for one in scales if one is not None], np.uint32)
+    first_of_row = np.searchsorted(rows, rows)
+    columns = {
+        "document": rows,
+        "number": np.arange(len(rows)) - first_of_row,
+        "start": [passage.start for passage in passages],
+        "end": [passage.end for passage in passages],
+    }
+    return SegmentContent(
+        documents=table,
+        passages=pa.table(columns, schema=schema.PASSAGES),
+        offsets=exclusive_sum(lengths),
+        codes=np.concatenate([one for one in codes if one is not None]),
+        scales=np.concatenate([one for one in scales if one is not None]),
+    )
+
+
+def _chunk(table: pa.Table, encoder: Encoder, chunking: ChunkingRecord) -> tuple[NDArray[np.uint32], list[Passage]]:
+    """The passages of all documents in order, and the row of each one's document."""
+    chunker = Chunker(
+        encoder.tokenizer, passage_tokens=chunking.passage_tokens, overlap_tokens=chunking.overlap_tokens
+    )
+    rows: list[int] = []
+    passages: list[Passage] = []
+    for row, (title, text) in enumerate(zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)):
+        own = chunker.passages(text, title)
+        rows += [row] * len(own)
+        passages += own
+    return np.array(rows, np.uint32), passages
+
+
+def _encode_all(encoder: Encoder, texts: list[str]) -> list[NDArray[np.float32]]:
+    return [vectors for batch in encoder.encode(texts) for _, vectors in batch]
+
+
+def _read_shard(index: Index, shard: Shard) -> pa.Table:
+    return schema.open_parquet(index.files.path(shard.file), shard.documents).read()

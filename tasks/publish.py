@@ -1,0 +1,41 @@
+"""The commit of a flow: before it nothing of the run is visible, after it everything is."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from index_format import change
+from index_format.change import Addition, Origin
+from index_format.commit import commit
+from index_format.errors import IndexNotFound
+from index_format.index import Index
+from index_format.manifest import Manifest
+from tasks import progress
+
+
+def publish(address: str, addition: Addition, origin: Origin) -> Manifest | None:
+    """Add segments as one new version. Returns its manifest, or None when the index held all of it already."""
+    index = Index.at(address)
+    progress.report("publish", total=1)
+    manifest = commit(index.store, lambda base: change.add_segments(index, base, addition, origin))
+    progress.report("publish", advance=1)
+    return manifest
+
+
+publish_task = task(publish, name="publish", cache_policy=NO_CACHE)
+
+
+def delete_documents(address: str, document_ids: list[str], origin: Origin) -> Manifest | None:
+    """Delete documents as one new version. Returns its manifest, or None when none of them was there."""
+    index = Index.at(address)
+
+    def without_them(base: Manifest | None) -> Manifest | None:
+        if base is None:
+            raise IndexNotFound(f"There is no index at {index.address}.")
+        return change.delete_documents(index, base, document_ids, origin)
+
+    return commit(index.store, without_them)
+
+
+delete_documents_task = task(delete_documents, name="delete documents", cache_policy=NO_CACHE)

@@ -1,0 +1,179 @@
+"""The documents of a source that an index does not hold yet, checked and cut into shards.
+
+A shard is a Parquet object under `staging/`: workers share nothing but the store. Documents that the index
+holds with equal content are left out here, so that a flow that runs twice encodes nothing the second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import msgspec
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from index_format import keys, schema
+from index_format.change import live_documents
+from index_format.files import write_object
+from index_format.index import Index
+from index_format.manifest import FileRef, Manifest
+from tasks import progress
+from tasks.sources import Rejected, Source, read_rows
+
+SHARD_DOCUMENTS = 1000
+SHARD_CHARACTERS = 2_000_000
+MAX_ID_CHARACTERS = 512
+_KEPT_REASONS = 1_000_000  # a report is for people; past this the count alone is kept
+
+
+class Shard(msgspec.Struct, frozen=True, kw_only=True):
+    """Some staged documents, by reference. `content` is a hash of their ids and content hashes, in order."""
+
+    file: FileRef
+    content: str
+    documents: int
+    characters: int
+
+
+class StagedDocuments(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source holds, seen from an index."""
+
+    shards: list[Shard]
+    seen: int
+    unchanged: int
+    rejected: int
+    rejected_file: FileRef | None
+
+
+@dataclass
+class _Staging:
+    """Counts and open shard while a source streams by."""
+
+    unchanged: int = 0
+    seen: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+    rejected_count: int = 0
+    pending: list[pa.Table] = field(default_factory=list)
+    pending_documents: int = 0
+    pending_characters: int = 0
+
+    def reject(self, row: Rejected) -> None:
+        self.seen += 1
+        self.rejected_count += 1
+        if len(self.rejected) < _KEPT_REASONS:
+            self.rejected.append(row)
+
+
+def stage_documents(source: Source, address: str, run_id: str, base: Manifest | None) -> StagedDocuments:
+    """Read a source, set bad rows aside with their reasons, and stage what is new or changed against `base`."""
+    index = Index.at(address)
+    known = {key: place.content_hash for key, place in live_documents(index.segments(base)).items()} if base else {}
+    staging = _Staging()
+    shards = []
+    for number, table in enumerate(_shard_tables(source, known, staging)):
+        shards.append(_write_shard(index, run_id, number, table))
+    rejected_file = _write_report(index, run_id, staging.rejected) if staging.rejected else None
+    progress.report("load", total=staging.seen)
+    return StagedDocuments(
+        shards=shards,
+        seen=staging.seen,
+        unchanged=staging.unchanged,
+        rejected=staging.rejected_count,
+        rejected_file=rejected_file,
+    )
+
+
+stage_documents_task = task(stage_documents, name="stage documents", cache_policy=NO_CACHE)
+
+
+def remove_staged(address: str, run_id: str) -> None:
+    """Remove the shards that a run staged; its segments and receipts stay."""
+    store = Index.at(address).store
+    for key in store.list(f"{keys.STAGING}{run_id}/"):
+        store.delete(key)
+
+
+def content_hash(title: str | None, text: str, metadata: dict[str, object] | None) -> bytes:
+    """SHA-256 of all that a document says; equal for equal content, whatever file it came from (SPEC §4.2)."""
+    said = [title, text, metadata or {}]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).digest()
+
+
+def _shard_tables(source: Source, known: dict[str, bytes], staging: _Staging) -> Iterator[pa.Table]:
+    seen_ids: set[bytes] = set()
+    for rows in read_rows(source):
+        if isinstance(rows, Rejected):
+            staging.reject(rows)
+            continue
+        accepted, hashes = [], []
+        for place, row in enumerate(rows.table.to_pylist()):
+            reason = _fault(row, seen_ids)
+            if reason:
+                staging.reject(Rejected(source.location, int(rows.numbers[place]), row["id"], reason))
+                continue
+            staging.seen += 1
+            digest = content_hash(row["title"], row["text"], row.get("metadata"))
+            if known.get(row["id"]) == digest:
+                staging.unchanged += 1
+                continue
+            accepted.append(place)
+            hashes.append(digest)
+            staging.pending_characters += len(row["text"])
+        progress.report("load", advance=rows.table.num_rows)
+        if accepted:
+            staging.pending.append(_documents(rows.table.take(accepted), hashes))
+            staging.pending_documents += len(accepted)
+        if staging.pending_documents >= SHARD_DOCUMENTS or staging.pending_characters >= SHARD_CHARACTERS:
+            yield _take_pending(staging)
+    if staging.pending:
+        yield _take_pending(staging)
+
+
+def _fault(row: dict[str, str | None], seen_ids: set[bytes]) -> str | None:
+    """Why a row cannot be indexed, or None; remembers its id."""
+    document_id, text = row["id"], row["text"]
+    if document_id is None or not document_id.strip():
+        return "the id is missing"
+    if len(document_id) > MAX_ID_CHARACTERS:
+        return f"the id has {len(document_id)} characters, at most {MAX_ID_CHARACTERS} are allowed"
+    if text is None or not text.strip():
+        return "the text is empty"
+    digest = hashlib.blake2b(document_id.encode(), digest_size=16).digest()
+    if digest in seen_ids:
+        return "the id came before in this source; the first row with it is indexed"
+    seen_ids.add(digest)
+    return None
+
+
+def _documents(table: pa.Table, hashes: list[bytes]) -> pa.Table:
+    metadata = table.schema.field(schema.METADATA).type if schema.METADATA in table.schema.names else None
+    columns = {**{name: table[name] for name in table.schema.names}, "content_hash": pa.array(hashes, pa.binary(32))}
+    target = schema.documents_schema(metadata)
+    return pa.table([columns[name] for name in target.names], schema=target)
+
+
+def _take_pending(staging: _Staging) -> pa.Table:
+    table = pa.concat_tables(staging.pending, promote_options="permissive")
+    staging.pending, staging.pending_documents, staging.pending_characters = [], 0, 0
+    return table
+
+
+def _write_shard(index: Index, run_id: str, number: int, table: pa.Table) -> Shard:
+    said = hashlib.sha256()
+    for document_id, digest in zip(table["id"].to_pylist(), table["content_hash"].to_pylist(), strict=True):
+        said.update(json.dumps(document_id).encode() + digest)
+    return Shard(
+        file=write_object(index.store, keys.staged_shard(run_id, number), schema.write_parquet(table)),
+        content=said.hexdigest(),
+        documents=table.num_rows,
+        characters=sum(map(len, table["text"].to_pylist())),
+    )
+
+
+def _write_report(index: Index, run_id: str, rejected: list[Rejected]) -> FileRef:
+    table = pa.Table.from_pylist([asdict(row) for row in rejected], schema=schema.REJECTED)
+    return write_object(index.store, keys.rejected(run_id), schema.write_parquet(table))
