@@ -23,7 +23,7 @@ MAX_DIM = 1024
 # The step, as a share of the one that just covers the largest dimension. Smaller steps clip the largest
 # values and resolve the rest better; the best of these is kept for each token.
 _STEP_SHARES = {2: (0.8, 0.65, 0.55, 0.45), 4: (1.0, 0.9, 0.8, 0.7), 8: (1.0,)}
-_TINY = np.float32(6e-5)  # the smallest normal float16, so that no scale is zero or subnormal
+_TINY = np.float32(2**-14)  # the smallest normal float16, so that no scale is zero or subnormal
 
 
 @dataclass(frozen=True, slots=True)

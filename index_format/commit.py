@@ -14,6 +14,7 @@ from index_format import keys
 from index_format.errors import (
     CommitConflict,
     CommitUnknown,
+    IndexCorrupt,
     IndexNotFound,
     ObjectExists,
     ObjectMissing,
@@ -42,9 +43,12 @@ def read_version(store: Store, version: int) -> Manifest:
     """The manifest of one version. Raises IndexNotFound when it is not retained."""
     key = keys.manifest(version)
     try:
-        return decode_manifest(store.get(key), where=f"{store.address}/{key}")
+        manifest = decode_manifest(store.get(key), where=f"{store.address}/{key}")
     except ObjectMissing:
         raise IndexNotFound(f"{store.address} has no version {version}; it has {versions(store)}.") from None
+    if manifest.version != version:
+        raise IndexCorrupt(f"{store.address}/{key}: says that it is version {manifest.version}. Restore it or rebuild.")
+    return manifest
 
 
 def read_head(store: Store) -> Manifest | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import uuid
 from pathlib import Path
 
 from index_format.errors import IndexCorrupt, ObjectExists, storage_error
 from index_format.manifest import FileRef
 from index_format.store import Store
-
-_HASH_BLOCK = 1 << 20
 
 
 def write_object(store: Store, key: str, data: bytes) -> FileRef:
@@ -36,7 +35,7 @@ class FileCache:
     def __init__(self, store: Store, directory: Path | None = None) -> None:
         self._store = store
         self._directory = directory or default_cache_directory()
-        self._checked: set[str] = set()
+        self._checked: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
     def path(self, reference: FileRef) -> Path:
@@ -44,27 +43,30 @@ class FileCache:
 
         Raises IndexCorrupt when size or hash differ, ObjectMissing when there is no such object.
         """
-        path = self._store.local_path(reference.key) or self._download(reference)
-        if reference.sha256 not in self._checked:
-            _check(path, reference, f"{self._store.address}/{reference.key}")
-            self._checked.add(reference.sha256)
+        path = self._store.local_path(reference.key)
+        name = (reference.key, reference.sha256)
+        if path is None:
+            path = self._directory / reference.sha256[:2] / reference.sha256
+            with self._lock:
+                if not path.is_file() or (name not in self._checked and _digest(path) != reference.sha256):
+                    self._download(reference, path)
+        elif name not in self._checked:
+            _refuse_difference(path.stat().st_size, _digest(path), reference, f"{self._store.address}/{reference.key}")
+        self._checked.add(name)
         return path
 
-    def _download(self, reference: FileRef) -> Path:
-        path = self._directory / reference.sha256[:2] / reference.sha256
-        with self._lock:
-            if path.is_file() and path.stat().st_size == reference.size:
-                return path
-            data = self._store.get(reference.key)
-            _check_bytes(data, reference, f"{self._store.address}/{reference.key}")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(f".{os.getpid()}.part")
-                partial.write_bytes(data)
-                partial.replace(path)
-            except OSError as error:
-                raise storage_error("write", str(path), error) from error
-        return path
+    def _download(self, reference: FileRef, path: Path) -> None:
+        data = self._store.get(reference.key)
+        digest = hashlib.sha256(data).hexdigest()
+        _refuse_difference(len(data), digest, reference, f"{self._store.address}/{reference.key}")
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise storage_error("write", str(path), error) from error
 
 
 def default_cache_directory() -> Path:
@@ -73,15 +75,13 @@ def default_cache_directory() -> Path:
     return Path(base) / "colonnade" / "objects"
 
 
-def _check(path: Path, reference: FileRef, where: str) -> None:
-    size = path.stat().st_size
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_difference(size: int, digest: str, reference: FileRef, where: str) -> None:
     if size != reference.size:
         raise IndexCorrupt(f"{where}: expected {reference.size} bytes, got {size}. Restore the file or rebuild.")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != reference.sha256:
-        raise IndexCorrupt(
-            f"{where}: expected SHA-256 {reference.sha256}, got {digest.hexdigest()}. Restore the file or rebuild."
-        )
+    if digest != reference.sha256:
+        raise IndexCorrupt(f"{where}: expected SHA-256 {reference.sha256}, got {digest}. Restore the file or rebuild.")

@@ -14,11 +14,11 @@ RECEIPTS = "receipts/"
 
 VERSION_DIGITS = 20
 _ID = r"[0-9a-f]{32}"
-_MANIFEST = re.compile(rf"^manifests/(\d{{{VERSION_DIGITS}}})\.json$")
+_MANIFEST = re.compile(rf"manifests/([0-9]{{{VERSION_DIGITS}}})\.json")
 _DATA = re.compile(
-    rf"^(codecs/{_ID}\.npz|codebooks/{_ID}\.npz"
+    rf"codecs/{_ID}\.npz|codebooks/{_ID}\.npz"
     rf"|segments/{_ID}/(documents\.parquet|passages\.parquet|codes\.npz|centroids-{_ID}\.npz)"
-    rf"|deletions/{_ID}/{_ID}\.npz|reports/{_ID}/rejected\.parquet)$"
+    rf"|deletions/{_ID}/{_ID}\.npz|reports/{_ID}/rejected\.parquet"
 )
 
 
@@ -34,7 +34,7 @@ def manifest(version: int) -> str:
 
 def manifest_version(key: str) -> int | None:
     """The version a manifest key names, or None for any other key."""
-    match = _MANIFEST.match(key)
+    match = _MANIFEST.fullmatch(key)
     return int(match.group(1)) if match else None
 
 
@@ -81,4 +81,4 @@ def receipt(work_key: str) -> str:
 
 def is_data_key(key: str) -> bool:
     """Whether a manifest may name this key: guards readers against path traversal."""
-    return _DATA.match(key) is not None
+    return _DATA.fullmatch(key) is not None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from index_format import keys
+from index_format.codec import BITS, MAX_DIM
 from index_format.errors import IndexCorrupt, UnsupportedFormat
 
 FORMAT_VERSION = 1
 READER_FLAGS: frozenset[str] = frozenset()  # features a reader must know to read an index at all
 WRITER_FLAGS: frozenset[str] = frozenset()  # features a writer must know to add to it safely
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,22 +140,32 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.ValidationError as error:
         raise IndexCorrupt(f"{where}: not a valid manifest: {error}.") from error
-    for file in manifest.files():
-        if not keys.is_data_key(file.key) or file.size < 0 or len(file.sha256) != 64:
+    rejected = manifest.commit.rejected_file
+    for file in [*manifest.files(), *([rejected] if rejected else [])]:
+        if not keys.is_data_key(file.key) or file.size < 0 or not _SHA256.fullmatch(file.sha256):
             raise IndexCorrupt(f"{where}: {file.key!r} is not a valid reference to a file of an index.")
+    _refuse_bad_numbers(manifest, where)
     return manifest
+
+
+def _refuse_bad_numbers(manifest: Manifest, where: str) -> None:
+    counts = [count for one in manifest.segments for count in (one.documents, one.passages, one.tokens)]
+    dim, bits = manifest.encoder.dim, manifest.codec.bits
+    if not all(0 < count < 2**32 for count in [*counts, manifest.codebook.centroids]):
+        raise IndexCorrupt(f"{where}: a count of documents, passages, tokens or centroids is out of range.")
+    if bits not in BITS or dim % 8 or not 8 <= dim <= MAX_DIM:
+        raise IndexCorrupt(f"{where}: no codec has {bits} bits and {dim} dimensions.")
 
 
 def _refuse_unknown_format(data: bytes, where: str) -> None:
     try:
         head: dict[str, Any] = msgspec.json.decode(data)
-        version, flags = head["format_version"], set(head["reader_flags"])
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        version, unknown = head["format_version"], sorted(set(head["reader_flags"]) - READER_FLAGS)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IndexCorrupt(f"{where}: not a manifest ({error}).") from error
-    unknown = flags - READER_FLAGS
     if version != FORMAT_VERSION or unknown:
         raise UnsupportedFormat(
-            f"{where}: format {version} with reader flags {sorted(unknown)}, this release reads format "
+            f"{where}: format {version} with reader flags {unknown}, this release reads format "
             f"{FORMAT_VERSION}. Upgrade Colonnade to open this index."
         )
 

@@ -7,7 +7,9 @@ the writer here would not have written, before it allocates or trusts anything.
 from __future__ import annotations
 
 import io
+import math
 import mmap
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -23,6 +25,11 @@ ALIGNMENT = 64
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _PADDING_FIELD = 0xD935  # the id that zipalign uses
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+# The one spelling that NumPy writes; matched rather than evaluated as the Python literal that it is.
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '([<|][a-z][1-8])', 'fortran_order': False, 'shape': \(((?:[0-9]{1,19}, )*[0-9]{1,19},?)\), \} *\n"
+)
+_MAX_HEADER_BYTES = 4096
 _MAX_FILE_BYTES = 2**32 - 1  # no ZIP64: a segment stays far below
 
 
@@ -94,7 +101,7 @@ def _members(data: memoryview, where: str) -> dict[str, tuple[int, int]]:
         if not stored or info.flag_bits & 1 or name in places or not info.filename.endswith(".npy"):
             raise IndexCorrupt(f"{where}: member {info.filename!r} is not a stored array of its own.")
         if info.header_offset < previous_end or end > len(data) or start % ALIGNMENT:
-            raise IndexCorrupt(f"{where}: member {info.filename!r} overlaps, overruns or is not aligned to {ALIGNMENT}.")
+            raise IndexCorrupt(f"{where}: member {info.filename!r} overlaps, overruns or is not aligned.")
         places[name] = (start, end)
         previous_end = end
     return places
@@ -109,22 +116,19 @@ def _data_start(data: memoryview, info: zipfile.ZipInfo, where: str) -> int:
 
 
 def _array(data: memoryview, spec: ArraySpec, where: str) -> NDArray[np.generic]:
-    try:
-        stream = io.BytesIO(bytes(data[:4096]))
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("not .npy version 1.0")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=4000)
-    except ValueError as error:
-        raise IndexCorrupt(f"{where}: bad .npy header ({error}).") from error
-    fits = len(shape) == len(spec.shape) and all(want in (None, got) for want, got in zip(spec.shape, shape, strict=True))
-    if dtype != np.dtype(spec.dtype) or fortran or not fits:
+    prefix = bytes(data[:_MAX_HEADER_BYTES])
+    length = int.from_bytes(prefix[8:10], "little")
+    header = _NPY_HEADER.fullmatch(prefix[10 : 10 + length])
+    if prefix[:8] != b"\x93NUMPY\x01\x00" or header is None:
+        raise IndexCorrupt(f"{where}: not a C-ordered array of .npy version 1.0.")
+    dtype, shape = header[1].decode(), tuple(int(one) for one in header[2].split(b",") if one)
+    fits = len(shape) == len(spec.shape) and all(a in (None, b) for a, b in zip(spec.shape, shape, strict=True))
+    if dtype != spec.dtype or not fits:
         raise IndexCorrupt(f"{where}: expected {spec.dtype}{list(spec.shape)}, got {dtype}{list(shape)}.")
-    body = data[stream.tell() :]
-    count = 1
-    for length in shape:  # plain integers: numpy's would wrap
-        count *= int(length)
-    if count * dtype.itemsize != len(body):
-        raise IndexCorrupt(f"{where}: shape {list(shape)} needs {count * dtype.itemsize} bytes, the member has {len(body)}.")
+    body = data[10 + length :]
+    size = math.prod(shape) * np.dtype(dtype).itemsize  # plain integers: numpy's would wrap
+    if size != len(body):
+        raise IndexCorrupt(f"{where}: shape {list(shape)} needs {size} bytes, the member has {len(body)}.")
     return np.frombuffer(body, dtype=dtype).reshape(shape)
 
 

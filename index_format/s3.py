@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError
 from index_format.errors import InputError, ObjectExists, ObjectMissing, StorageError
 
 _ALREADY_THERE = (409, 412)
+_PAST_THE_END = 416
 
 
 class S3Store:
@@ -77,6 +78,8 @@ class S3Store:
         try:
             return bytes(self._files.cat_file(self._path(key), start=start, end=end))
         except (OSError, BotoCoreError) as error:
+            if _http_status(error) == _PAST_THE_END:
+                return b""
             raise self._error("read", key, error) from error
 
     def _path(self, key: str) -> str:

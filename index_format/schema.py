@@ -75,12 +75,15 @@ def write_parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def open_parquet(path: Path, rows: int) -> pq.ParquetFile:
-    """Open a Parquet file of this format, its page checksums verified as pages are read."""
+def open_parquet(path: Path, rows: int | None = None) -> pq.ParquetFile:
+    """Open a Parquet file of this format, its page checksums verified as pages are read.
+
+    Raises IndexCorrupt when it is not Parquet, or has not as many rows as the manifest says.
+    """
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise IndexCorrupt(f"{path}: not a readable Parquet file ({error}).") from error
-    if file.metadata.num_rows != rows:
+    if rows is not None and file.metadata.num_rows != rows:
         raise IndexCorrupt(f"{path}: expected {rows} rows, got {file.metadata.num_rows}.")
     return file

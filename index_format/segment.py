@@ -175,10 +175,11 @@ def read_deletions(files: FileCache, record: SegmentRecord) -> NDArray[np.uint32
     if record.deletions is None:
         return np.zeros(0, np.uint32)
     path = files.path(record.deletions.file)
-    ordinals = map_npz(path, schema.deletion_arrays())["ordinals"]
-    if len(ordinals) != record.deletions.passages or (len(ordinals) and ordinals.max() >= record.passages):
+    ordinals: NDArray[np.uint32] = map_npz(path, schema.deletion_arrays())["ordinals"]  # type: ignore[assignment]
+    rising = (np.diff(ordinals.astype(np.int64)) > 0).all()
+    if len(ordinals) != record.deletions.passages or not rising or (ordinals >= record.passages).any():
         raise IndexCorrupt(f"{path}: ordinals do not fit a segment of {record.passages} passages.")
-    return ordinals  # type: ignore[return-value]  # dtype is in the specs
+    return ordinals
 
 
 def read_codec(files: FileCache, record: CodecRecord, dim: int) -> Codec:
@@ -193,5 +194,5 @@ def read_codebook(files: FileCache, record: CodebookRecord, dim: int) -> Codeboo
 
 def _check_offsets(offsets: NDArray[np.generic], total: int, where: str) -> None:
     values = offsets.astype(np.int64)
-    if values[0] != 0 or values[-1] != total or (np.diff(values) < 0).any():
-        raise IndexCorrupt(f"{where}: must rise from 0 to {total}.")
+    if values[0] != 0 or values[-1] != total or (np.diff(values) <= 0).any():
+        raise IndexCorrupt(f"{where}: must rise from 0 to {total}, each above the one before.")

@@ -25,10 +25,17 @@ class Snapshot:
         return self.manifest.version
 
 
-def open_snapshot(index: Index, manifest: Manifest | None = None) -> Snapshot:
+def open_snapshot(index: Index, manifest: Manifest | None = None, previous: Snapshot | None = None) -> Snapshot:
     """Open a version, the current one unless a manifest is given. Every file is checked against its hash.
 
+    Segments that `previous` holds unchanged are shared with it.
     Raises IndexNotFound, IndexCorrupt or StorageError.
     """
     manifest = manifest or index.current()
-    return Snapshot(manifest, index.codec(manifest), index.codebook(manifest), index.segments(manifest))
+    held = {segment.record.id: segment for segment in previous.segments} if previous else {}
+    codec = index.codec(manifest)
+    segments = []
+    for record in manifest.segments:
+        known = held.get(record.id)
+        segments.append(known if known and known.record == record else SegmentReader(index.files, record, codec))
+    return Snapshot(manifest, codec, index.codebook(manifest), segments)

@@ -6,6 +6,7 @@ come out with their reason instead of stopping the rest.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from index_format.errors import SourceError
 
 BATCH_ROWS = 1024
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _READERS = {
     ".parquet": "read_parquet(?)",
-    ".csv": "read_csv(?, delim=',', quote='\"', escape='\"', header=true, sample_size=-1, store_rejects=true)",
-    ".tsv": "read_csv(?, delim='\\t', quote='\"', escape='\"', header=true, sample_size=-1, store_rejects=true)",
     ".jsonl": "read_json(?, format='newline_delimited', ignore_errors=true, sample_size=-1)",
     ".ndjson": "read_json(?, format='newline_delimited', ignore_errors=true, sample_size=-1)",
 }
+_CSV = "read_csv(?, delim=?, quote='\"', escape='\"', header=true, store_rejects=true, {columns})"
+_SUFFIXES = (*_READERS, *_DELIMITERS)
 _TEXT_SUFFIXES = (".md", ".markdown", ".txt")
 
 
@@ -68,14 +70,14 @@ def read_rows(source: Source) -> Iterator[Rows | Rejected]:
     """All rows of a source in order, and those that could not be read. Raises SourceError when nothing can."""
     suffix = PurePosixPath(source.location).suffix.lower()
     files, path = _filesystem(source.location)
-    if suffix in _READERS:
-        yield from _read_table(source, _READERS[suffix], files, path)
+    if not files.exists(path) and not set(path) & set("*?["):
+        raise SourceError(f"{source.location}: there is no such file or folder.")
+    if suffix in _SUFFIXES:
+        yield from _read_table(source, suffix, files, path)
     elif files.isdir(path):
         yield from _read_folder(source.location, files, path)
-    elif files.exists(path):
-        raise SourceError(f"{source.location}: expected a file ending in {', '.join(_READERS)}, or a folder of text.")
     else:
-        raise SourceError(f"{source.location}: there is no such file or folder.")
+        raise SourceError(f"{source.location}: expected a file ending in {', '.join(_SUFFIXES)}, or a folder of text.")
 
 
 def _filesystem(location: str) -> tuple[Any, str]:
@@ -86,31 +88,60 @@ def _filesystem(location: str) -> tuple[Any, str]:
     return files, path
 
 
-def _read_table(source: Source, reader: str, files: Any, path: str) -> Iterator[Rows | Rejected]:
+def _read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[Rows | Rejected]:
     with closing(duckdb.connect()) as connection:
-        if not source.location.startswith("s3://"):
-            location = source.location
-        else:
+        location = source.location
+        if location.startswith("s3://"):
             # DuckDB reads buckets through s3fs: its own extension would have to be downloaded.
             connection.register_filesystem(files)
-            location = f"s3://{path}"
         try:
-            relation = connection.execute(f"SELECT * FROM {reader}", [location])
-            batches = relation.to_arrow_reader(BATCH_ROWS)
-            columns = _columns(source, batches.schema)
+            if suffix in _DELIMITERS:
+                relation = _csv_relation(connection, location, suffix, files, path)
+            else:
+                relation = connection.sql(f"SELECT * FROM {_READERS[suffix]}", params=[location])
+            batches = _without_json_quotes(relation, source).to_arrow_reader(BATCH_ROWS)
+            columns = _metadata_columns(source, batches.schema)
             row = 1
             for batch in batches:
                 rows = Rows(np.arange(row, row + batch.num_rows), _named(source, columns, batch))
-                yield from _split_unreadable(source, rows) if "json" in reader else [rows]
+                yield from _split_unreadable(source, rows) if "json" in suffix else [rows]
                 row += batch.num_rows
-            if "store_rejects" in reader:
+            if suffix in _DELIMITERS:
                 yield from _csv_rejects(source, connection)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             first_line = str(error).strip().splitlines()[0]
-            raise SourceError(f"{source.location}: cannot be read: {first_line}") from error
+            raise SourceError(f"{location}: cannot be read: {first_line}") from error
 
 
-def _columns(source: Source, schema: pa.Schema) -> list[str]:
+def _csv_relation(
+    connection: duckdb.DuckDBPyConnection, location: str, suffix: str, files: Any, path: str
+) -> duckdb.DuckDBPyRelation:
+    """CSV as RFC 4180 has it, with types found over the whole file; all text where broken rows hide the types."""
+    values = [location, _DELIMITERS[suffix]]
+    try:
+        return connection.sql(f"SELECT * FROM {_CSV.format(columns='sample_size=-1')}", params=values)
+    except duckdb.InvalidInputException:
+        with files.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+            names = next(csv.reader(file, delimiter=_DELIMITERS[suffix]), [])
+        columns = {name: "VARCHAR" for name in names}
+        query = _CSV.format(columns=f"auto_detect=false, columns={columns!r}")
+        return connection.sql(f"SELECT * FROM {query}", params=values)
+
+
+def _without_json_quotes(relation: duckdb.DuckDBPyRelation, source: Source) -> duckdb.DuckDBPyRelation:
+    """DuckDB types a JSON column of strings and numbers as JSON, where strings keep their quotes: take them off."""
+    own = (source.id_column, source.text_column, source.title_column)
+    quoted = {name: '"' + name.replace('"', '""') + '"' for name in relation.columns}
+    json_columns = {name for name, kind in zip(relation.columns, relation.types, strict=True) if str(kind) == "JSON"}
+    return relation.project(
+        ", ".join(
+            f"{column} ->> '$' AS {column}" if name in json_columns and name in own else column
+            for name, column in quoted.items()
+        )
+    )
+
+
+def _metadata_columns(source: Source, schema: pa.Schema) -> list[str]:
     """Names of the metadata columns. Raises SourceError when id or text is missing."""
     for option, name in (("id", source.id_column), ("text", source.text_column)):
         if name not in schema.names:
@@ -123,30 +154,15 @@ def _columns(source: Source, schema: pa.Schema) -> list[str]:
 
 def _named(source: Source, metadata: list[str], batch: pa.RecordBatch) -> pa.Table:
     columns = {
-        "id": _as_text(batch[source.id_column]),
-        "title": _as_text(batch[source.title_column]) if source.title_column in batch.schema.names else None,
-        "text": _as_text(batch[source.text_column]),
+        "id": batch[source.id_column].cast(pa.string()),
+        "title": pa.nulls(batch.num_rows, pa.string()),
+        "text": batch[source.text_column].cast(pa.string()),
     }
-    columns["title"] = columns["title"] if columns["title"] is not None else pa.nulls(batch.num_rows, pa.string())
+    if source.title_column in batch.schema.names:
+        columns["title"] = batch[source.title_column].cast(pa.string())
     if metadata:
-        columns["metadata"] = pa.StructArray.from_arrays([_plain(batch[name]) for name in metadata], names=metadata)
+        columns["metadata"] = pa.StructArray.from_arrays([batch[name] for name in metadata], names=metadata)
     return pa.table(columns)
-
-
-def _as_text(column: pa.Array) -> pa.Array:
-    """Strings of any column. DuckDB gives a column of mixed JSON types as JSON text, where strings have quotes."""
-    values = _plain(column).cast(pa.string()).to_pylist()
-    if _is_json(column):
-        values = [value[1:-1] if value and value.startswith('"') else value for value in values]
-    return pa.array(values, pa.string())
-
-
-def _is_json(column: pa.Array) -> bool:
-    return isinstance(column.type, pa.BaseExtensionType) and "json" in column.type.extension_name
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    return column.storage if isinstance(column.type, pa.BaseExtensionType) else column
 
 
 def _split_unreadable(source: Source, rows: Rows) -> Iterator[Rows | Rejected]:
@@ -154,7 +170,7 @@ def _split_unreadable(source: Source, rows: Rows) -> Iterator[Rows | Rejected]:
     unreadable = pc.and_(pc.is_null(rows.table["id"]), pc.is_null(rows.table["text"])).to_numpy()
     for number in rows.numbers[unreadable]:
         yield Rejected(source.location, int(number), None, "not valid JSON, or neither id nor text")
-    yield Rows(rows.numbers[~unreadable], rows.table.filter(~unreadable))
+    yield Rows(rows.numbers[~unreadable], rows.table.filter(pa.array(~unreadable)))
 
 
 def _csv_rejects(source: Source, connection: duckdb.DuckDBPyConnection) -> Iterator[Rejected]:

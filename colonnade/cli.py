@@ -1,0 +1,289 @@
+"""The command line. Heavy imports stay inside the commands: `serve` and `search` never load Prefect."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from index_format.errors import ColonnadeError, CommitConflict, CommitUnknown, InputError, StorageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from flows.summary import Summary
+
+Parameters = TypeVar("Parameters", bound="BaseModel")
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a fault in Colonnade; 2 wrong usage; 3 wrong input (source, encoder, directory, option); "
+    "4 no index there, or it is damaged or too new; 5 the store failed or another writer was first, run again; "
+    "130 interrupted. Whatever the code, a change is there whole or not at all."
+)
+
+app = typer.Typer(
+    name="colonnade",
+    help="Late-interaction search: build an index of documents, keep it, and answer from it.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A .parquet, .csv, .tsv, .jsonl or .ndjson file, or a folder of .txt and .md files; local or s3://",
+    ),
+]
+IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="Directory of the index, or s3://bucket/prefix")]
+IdColumn = Annotated[str, typer.Option(help="Column with the id of each document")]
+TextColumn = Annotated[str, typer.Option(help="Column with the text")]
+TitleColumn = Annotated[str, typer.Option(help="Column with the title, if there is one")]
+Encoder = Annotated[str, typer.Option(help="'embedded' (all-MiniLM-L6-v2, no network), or a folder with a model")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
+ListRejected = Annotated[bool, typer.Option(help="List the rows that were set aside, with their reasons")]
+
+
+@app.command()
+def build(
+    source: SourceArgument,
+    index: IndexArgument,
+    id_column: IdColumn = "id",
+    text_column: TextColumn = "text",
+    title_column: TitleColumn = "title",
+    encoder: Encoder = "embedded",
+    bits: Annotated[int, typer.Option(help="Bits for each dimension of a token vector: 2, 4 or 8")] = 4,
+    passage_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of a passage  [default: what the encoder takes]")
+    ] = None,
+    overlap_tokens: Annotated[int, typer.Option(help="Tokens that neighbouring passages share")] = 0,
+    list_rejected: ListRejected = False,
+    as_json: Json = False,
+) -> None:
+    """Make an index from the documents of SOURCE. Run again, it adds what is new or changed.
+
+    Every column beside id, text and title becomes metadata.
+    """
+    _prepare_prefect()
+    from flows.build_index import build_index
+    from flows.parameters import BuildParameters
+
+    settings = {"bits": bits, "passage_tokens": passage_tokens, "overlap_tokens": overlap_tokens}
+    columns = {"id_column": id_column, "text_column": text_column, "title_column": title_column}
+    parameters = _validated(
+        BuildParameters, source={"location": source, **columns}, index=index, encoder=encoder, **settings
+    )
+    _run(lambda: build_index(parameters), list_rejected, as_json)
+
+
+@app.command()
+def add(
+    source: SourceArgument,
+    index: IndexArgument,
+    id_column: IdColumn = "id",
+    text_column: TextColumn = "text",
+    title_column: TitleColumn = "title",
+    encoder: Encoder = "embedded",
+    list_rejected: ListRejected = False,
+    as_json: Json = False,
+) -> None:
+    """Add the documents of SOURCE to an index that exists; an id that it holds gets the new content."""
+    _prepare_prefect()
+    from flows.build_index import add_documents
+    from flows.parameters import AddParameters
+
+    columns = {"id_column": id_column, "text_column": text_column, "title_column": title_column}
+    parameters = _validated(AddParameters, source={"location": source, **columns}, index=index, encoder=encoder)
+    _run(lambda: add_documents(parameters), list_rejected, as_json)
+
+
+@app.command()
+def delete(
+    index: IndexArgument,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of the documents to delete")] = None,
+    ids_file: Annotated[
+        typer.FileText | None, typer.Option(help="A file with one id a line; - reads standard input")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Delete documents by id, as one new version."""
+    _prepare_prefect()
+    from flows.delete_documents import delete_documents
+    from flows.parameters import DeleteParameters
+
+    wanted = [*(ids or []), *(line.strip() for line in (ids_file or []) if line.strip())]
+    if not wanted:
+        raise InputError("Name the documents to delete: ids as arguments, or --ids-file.")
+    parameters = _validated(DeleteParameters, index=index, ids=wanted)
+    _run(lambda: delete_documents(parameters), False, as_json)
+
+
+@app.command()
+def search(
+    index: IndexArgument,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages to return")] = 10,
+    encoder: Encoder = "embedded",
+    as_json: Json = False,
+) -> None:
+    """Find the best passages for a query."""
+    from colonnade import terminal
+    from encoding.encoder import load_encoder
+    from index_format.index import Index
+    from serving.searcher import Searcher
+
+    if not query.strip():
+        raise InputError("query: it is empty.")
+    place = Index.at(index)
+    place.current()
+    answer = Searcher(place, load_encoder(encoder)).search(query, k)
+    if as_json:
+        terminal.print_json(asdict(answer))
+    else:
+        terminal.print_hits(answer.hits)
+
+
+@app.command()
+def serve(
+    index: IndexArgument,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
+    encoder: Encoder = "embedded",
+    insecure: Annotated[bool, typer.Option(help="Allow others than this machine to ask, without any key")] = False,
+) -> None:
+    """Serve an index over HTTP, with a search page; follows new versions while it runs."""
+    from colonnade.server import run_server
+    from encoding.encoder import load_encoder
+    from index_format.index import Index
+
+    if not insecure and not _is_loopback(host):
+        raise InputError(f"--host {host} would let anyone on the network ask. If that is meant, add --insecure.")
+    place = Index.at(index)
+    place.current()
+    run_server(place, load_encoder(encoder), host, port)
+
+
+@app.command()
+def inspect(
+    index: IndexArgument,
+    version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
+    versions: Annotated[bool, typer.Option(help="List the versions and what made them")] = False,
+    rejected: Annotated[bool, typer.Option(help="List the rows that were set aside when the version was made")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell what an index holds: versions, documents, bytes by file, encoder."""
+    from colonnade import inspection, terminal
+    from index_format.index import Index
+
+    place = Index.at(index)
+    manifest = place.current() if version is None else place.version(version)
+    if versions:
+        terminal.print_rows(inspection.versions(place), as_json)
+    elif rejected:
+        terminal.print_rows(inspection.rejected_rows(place, manifest.commit.rejected_file), as_json)
+    elif as_json:
+        terminal.print_json(inspection.describe(manifest, place.address))
+    else:
+        terminal.print_description(inspection.describe(manifest, place.address))
+
+
+@app.command()
+def demo(
+    index: Annotated[Path, typer.Option(help="Where the demo keeps its index")] = Path(".demo/index"),
+    documents: Annotated[int, typer.Option(min=100, help="How many docstrings to index")] = 3000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
+) -> None:
+    """Index the docstrings of this Python and its packages, answer a few questions, and serve them."""
+    _prepare_prefect()
+    from colonnade.demo import run_demo
+
+    run_demo(index, documents, port)
+
+
+def main() -> None:
+    """Run the command line; every expected error ends in one message and its exit code."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("COLONNADE_DEBUG"):
+            raise
+        message, code = _message_and_code(error)
+        typer.echo(f"colonnade: {message}", err=True)
+        _release(error)
+        sys.exit(code)
+
+
+def _release(error: BaseException | None) -> None:
+    """Let go of what the failed frames hold: DuckDB complains of connections that outlive the interpreter."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _message_and_code(error: Exception) -> tuple[str, int]:
+    match error:
+        case InputError():
+            return str(error), 3
+        case StorageError() | CommitConflict() | CommitUnknown():
+            return str(error), 5
+        case ColonnadeError():
+            return str(error), 4
+        case _:
+            hint = "This is a fault in Colonnade: set COLONNADE_DEBUG=1 to see where, and report it."
+            return f"{type(error).__name__}: {error}\n{hint}", 1
+
+
+def _prepare_prefect() -> None:
+    from colonnade.running import prepare_prefect
+
+    prepare_prefect()
+
+
+def _run(call: Callable[[], Summary], list_rejected: bool, as_json: bool) -> None:
+    """Run a flow, then tell what it did."""
+    from colonnade import inspection, terminal
+    from colonnade.running import run_flow
+    from index_format.index import Index
+
+    try:
+        summary = run_flow(call)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The index is as it was; finished shards are kept for the next run.", err=True)
+        raise
+    rejected = inspection.rejected_rows(Index.at(summary.index), summary.rejected_file) if summary.rejected else []
+    if as_json:
+        terminal.print_json(inspection.summary_as_dict(summary, rejected if list_rejected else None))
+        return
+    terminal.print_summary(summary)
+    if list_rejected:
+        terminal.print_rows(rejected, False)
+    elif rejected:
+        reasons = "; ".join(f"row {row['row']}: {row['reason']}" for row in rejected[:3])
+        typer.echo(f"Set aside: {reasons}{' ...' if len(rejected) > 3 else ''} (--list-rejected lists all)", err=True)
+
+
+def _validated(model: type[Parameters], **values: object) -> Parameters:
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors())
+        raise InputError("; ".join(faults) + ".") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,127 @@
+"""What people see: progress bars, summaries, hits. On a pipe the bars stay away; JSON goes to stdout alone."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from serving.search import Hit
+from tasks import progress
+
+if TYPE_CHECKING:
+    from flows.summary import Summary
+
+out = Console()
+err = Console(stderr=True)
+
+_TITLES: dict[progress.Stage, str] = {
+    "load": "Reading documents",
+    "encode": "Encoding passages",
+    "codebook": "Training codebook",
+    "centroids": "Assigning centroids",
+    "publish": "Publishing",
+}
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    out.file.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else str(value)
+
+
+@contextmanager
+def progress_bars() -> Iterator[threading.Event]:
+    """Show a bar for each stage that this process works on. Setting the event stops the work at its next step."""
+    columns = (TextColumn("{task.description:<20}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    bars: dict[str, TaskID] = {}
+    stopping = threading.Event()
+    with Progress(*columns, console=err, disable=not err.is_terminal) as display:
+
+        def listener(step: progress.Step) -> None:
+            if stopping.is_set():
+                raise KeyboardInterrupt
+            if step.stage not in bars:
+                bars[step.stage] = display.add_task(_TITLES[step.stage], total=None)
+            if step.total is not None:
+                display.update(bars[step.stage], total=step.total)
+            display.advance(bars[step.stage], step.advance)
+
+        with progress.listening(listener):
+            yield stopping
+
+
+def print_summary(summary: Summary) -> None:
+    """A run's outcome for people."""
+    outcome = f"version {summary.version} published" if summary.published else f"version {summary.version} is current"
+    err.print(f"[bold]{summary.index}[/bold]: {outcome}", highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right")
+    table.add_column()
+    counts = {
+        "documents added": summary.added,
+        "changed": summary.changed,
+        "deleted": summary.deleted,
+        "unchanged": summary.unchanged,
+        "set aside": summary.rejected,
+        "passages": summary.passages,
+        "tokens": summary.tokens,
+    }
+    for what, count in counts.items():
+        if count:
+            table.add_row(f"{count:,}", what)
+    if summary.passages:
+        table.add_row(f"{summary.bytes:,}", f"bytes, {summary.bytes / summary.passages:,.0f} a passage")
+    err.print(table)
+    if summary.seconds:
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
+        err.print(f"  {stages}; {sum(summary.seconds.values()):.1f} s in all", highlight=False)
+
+
+def print_hits(hits: list[Hit]) -> None:
+    """Hits for people: rank, title, id, score and the passage."""
+    if not hits:
+        err.print("Nothing was found.")
+    for rank, hit in enumerate(hits, start=1):
+        out.print(Text.assemble(f"{rank:>2}. ", (hit.title or hit.document_id, "bold"), f"  {hit.score:.2f}"))
+        out.print(Text(f"    {hit.document_id} · characters {hit.start}-{hit.end}", style="dim"))
+        passage = " ".join(hit.text.split())
+        out.print(Text(f"    {passage[:240]}{'…' if len(passage) > 240 else ''}"))
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """`inspect` for people."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in description.items():
+        if isinstance(value, dict):
+            for inner, size in value.items():
+                table.add_row(f"  {inner}", f"{size:,}")
+        else:
+            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+    out.print(table)
+
+
+def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """A list of records: a table for people, one JSON array for programs."""
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0] if rows else []:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    out.print(table if rows else "None.")

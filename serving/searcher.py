@@ -1,0 +1,106 @@
+"""Text in, hits out, always from the newest version that could be opened."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from encoding.encoder import Encoder
+from index_format.change import refuse_other_encoder
+from index_format.errors import ColonnadeError, StorageError
+from index_format.index import Index
+from serving.search import Hit, search
+from serving.snapshot import Snapshot, open_snapshot
+
+_log = logging.getLogger("colonnade.serving")
+_WARM_QUERY = "warm"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hits, best first, and the index version that gave them."""
+
+    version: int
+    hits: list[Hit]
+    encode_ms: float
+    search_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a version is not served."""
+
+    version: int
+    reason: str
+
+
+class Searcher:
+    """Answers queries from one snapshot at a time; `refresh` swaps in a newer one between two queries."""
+
+    def __init__(self, index: Index, encoder: Encoder) -> None:
+        self._index = index
+        self._encoder = encoder
+        self.fault: Fault | None = None
+        self.snapshot = self._open(None)
+
+    def search(self, text: str, k: int) -> Answer:
+        """The best `k` passages for a text. The whole answer comes from one version."""
+        snapshot = self.snapshot
+        start = time.perf_counter()
+        vectors = self._encoder.encode_query(text)
+        encoded = time.perf_counter()
+        hits = search(snapshot, vectors, k)
+        ended = time.perf_counter()
+        return Answer(snapshot.version, hits, 1000 * (encoded - start), 1000 * (ended - encoded))
+
+    def refresh(self) -> bool:
+        """Open a newer version if there is one, warm it and swap it in. Returns whether it did.
+
+        A version that cannot be opened is set aside with its reason, and the one that is served stays.
+        """
+        newest = self._index.versions()[-1:]
+        if not newest or newest[0] <= self.snapshot.version:
+            return False
+        if self.fault is not None and self.fault.version == newest[0]:
+            return False
+        try:
+            self.snapshot = self._open(self.snapshot)
+        except StorageError:
+            raise  # the store may answer next time: nothing is wrong with the version
+        except ColonnadeError as error:
+            self.fault = Fault(newest[0], str(error))
+            _log.error("version %d is set aside: %s", newest[0], error)
+            return False
+        self.fault = None
+        _log.info("serving version %d", self.snapshot.version)
+        return True
+
+    def _open(self, previous: Snapshot | None) -> Snapshot:
+        manifest = self._index.current()
+        refuse_other_encoder(manifest, self._encoder.record, where=self._index.address)
+        snapshot = open_snapshot(self._index, manifest, previous)
+        search(snapshot, self._encoder.encode_query(_WARM_QUERY), 1)
+        return snapshot
+
+
+class Refresher(threading.Thread):
+    """Looks for a newer version every `period` seconds until stopped."""
+
+    def __init__(self, searcher: Searcher, period: float = 1.0) -> None:
+        super().__init__(name="colonnade-refresher", daemon=True)
+        self._searcher = searcher
+        self._period = period
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(self._period):
+            try:
+                self._searcher.refresh()
+            except StorageError as error:
+                _log.warning("cannot look for a newer version: %s", error)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
