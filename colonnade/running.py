@@ -1,9 +1,14 @@
-"""Flows run from the command line: in this process, against the Prefect server of the user's profile or a temporary one."""
+"""Flows run from the command line, in this process.
+
+They report to the Prefect server of the user's profile, else to a temporary one.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from colonnade import terminal
@@ -18,11 +23,17 @@ def run_flow(call: Callable[[], Summary]) -> Summary:
 
     # Heartbeats are for workers; here they would add a second to every run.
     with terminal.progress_bars() as stopping, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            # The tasks run in threads, which no signal reaches: they look at this before each step.
+            stopping.set()
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, stop)
         try:
             return call()
-        except BaseException:
-            stopping.set()
-            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def prepare_prefect() -> None:

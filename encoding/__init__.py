@@ -1,1 +1,1 @@
-"""Text to token vectors: checkpoints, passages and batches. Knows nothing of indexes beyond their errors and records."""
+"""Text to token vectors: checkpoints, passages and batches. Of an index it knows errors and records only."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from prefect import flow, unmapped
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from encoding.checkpoint import Checkpoint, open_checkpoint
 from flows.parameters import AddParameters, BuildParameters
@@ -23,7 +25,7 @@ from tasks.stage_documents import Shard, StagedDocuments, remove_staged, stage_d
 from tasks.train_codebook import train_codebook_task
 
 # One worker thread: an encoder uses all cores, or a whole GPU, by itself.
-_RUNNER = ThreadPoolTaskRunner(max_workers=1)
+_RUNNER: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=1)  # type: ignore[assignment]
 
 
 @flow(name="build-index", task_runner=_RUNNER)
@@ -77,7 +79,9 @@ def _recipe(
     progress.report("encode", total=sum(shard.characters for shard in shards))
     passage_tokens = parameters.passage_tokens or checkpoint.max_tokens
     if passage_tokens > checkpoint.max_tokens:
-        raise InputError(f"passage_tokens: {checkpoint.name} takes {checkpoint.max_tokens} at most, got {passage_tokens}.")
+        raise InputError(
+            f"passage_tokens: {checkpoint.name} takes {checkpoint.max_tokens} at most, got {passage_tokens}."
+        )
     chunking = ChunkingRecord(passage_tokens=passage_tokens, overlap_tokens=parameters.overlap_tokens)
     if base is not None:
         codec, chunking = base.codec, base.chunking
@@ -111,8 +115,7 @@ def _nothing_new(index: Index, base: Manifest | None, staged: StagedDocuments, w
             f"No document could be indexed: of {staged.seen} rows {staged.rejected} were set aside and none is left. "
             "See the reasons with --list-rejected."
         )
-    summary = _summary(index, None, staged, [], watch)
-    return summary
+    return _summary(index, None, staged, [], watch)
 
 
 def _summary(

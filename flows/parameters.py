@@ -28,7 +28,9 @@ class BuildParameters(AddParameters):
         default=None, ge=32, description="Most tokens of a passage; by default as many as the encoder takes"
     )
     overlap_tokens: int = Field(default=0, ge=0, description="Tokens that neighbouring passages share")
-    source_fingerprint: str | None = Field(default=None, description="Kept in the version, to tell whether it is current")
+    source_fingerprint: str | None = Field(
+        default=None, description="Kept in the version, to tell whether it is current"
+    )
 
 
 class DeleteParameters(BaseModel):

@@ -145,8 +145,8 @@ def refuse_other_encoder(base: Manifest, encoder: EncoderRecord, *, where: str) 
     """Raise EncoderMismatch unless `encoder` makes the vectors that the index holds."""
     if base.encoder.fingerprint != encoder.fingerprint:
         raise EncoderMismatch(
-            f"{where} was written with the encoder {base.encoder.name!r} (fingerprint {base.encoder.fingerprint[:16]}), "
-            f"but this one is {encoder.name!r} (fingerprint {encoder.fingerprint[:16]}). "
+            f"{where} was written with the encoder {base.encoder.name!r} "
+            f"(fingerprint {base.encoder.fingerprint[:16]}), but this one is {encoder.name!r} (fingerprint {encoder.fingerprint[:16]}). "
             "Use the first, or build a new index with the second."
         )
 

@@ -74,4 +74,3 @@ class Index:
                 f"{self.address} is not an index: it holds {', '.join(foreign[:3])}. "
                 "Name an empty or new directory for the index."
             )
-

@@ -55,7 +55,11 @@ class EncodedSegment(msgspec.Struct, frozen=True, kw_only=True):
 def write_segment(store: Store, content: SegmentContent) -> EncodedSegment:
     """Write the files of a new segment. Nobody sees them before a commit names them."""
     segment_id = keys.new_id()
-    codes = {"offsets": content.offsets, "codes": content.codes, "scales": content.scales}
+    codes: dict[str, NDArray[np.generic]] = {
+        "offsets": content.offsets,
+        "codes": content.codes,
+        "scales": content.scales,
+    }
     return EncodedSegment(
         id=segment_id,
         documents=content.documents.num_rows,

@@ -78,7 +78,8 @@ def _products(query: Query, codec: Codec, packed: NDArray[np.uint8]) -> NDArray[
     highest = 2**codec.bits - 1
     zero = 128 if codec.bits == 8 else 0  # keeps the partial sums of 8-bit codes below 2^24
     codes = unpack(packed, codec.bits).astype(np.float32) - np.float32(zero)
-    return 2 * (codes @ query.levels.T) + np.float32(2 * zero - highest) * query.levels.sum(axis=1)
+    products = codes @ query.levels.T
+    return np.asarray(2 * products + np.float32(2 * zero - highest) * query.levels.sum(axis=1), np.float32)
 
 
 def _sum_in_order(values_PQ: NDArray[np.float32]) -> NDArray[np.float32]:

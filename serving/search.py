@@ -47,9 +47,7 @@ class _Ranked:
     passage: int
 
 
-def search(
-    snapshot: Snapshot, vectors: NDArray[np.float32], k: int, *, candidates: int | None = None
-) -> list[Hit]:
+def search(snapshot: Snapshot, vectors: NDArray[np.float32], k: int, *, candidates: int | None = None) -> list[Hit]:
     """The best `k` passages for query vectors float32 [Q, D].
 
     candidates: how many passages get an exact MaxSim, `max(1024, 16 k)` by default; more is slower and surer.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
 from index_format.segment import EncodedSegment, read_codebook, read_codec, write_centroids
 from tasks import progress
-from tasks.retrying import RETRY_STORAGE
+from tasks.prefect_task import as_task
 
 
 def assign_centroids(
@@ -23,4 +20,4 @@ def assign_centroids(
     return segment.with_centroids(file)
 
 
-assign_centroids_task = task(assign_centroids, name="assign centroids", cache_policy=NO_CACHE, **RETRY_STORAGE)
+assign_centroids_task = as_task(assign_centroids, "assign centroids")

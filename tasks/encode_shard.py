@@ -6,6 +6,7 @@ same work finds the receipt, checks the files that it names, and does nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,8 +15,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from encoding.chunking import Chunker, Passage
 from encoding.encoder import Encoder, load_encoder
@@ -29,7 +28,7 @@ from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord
 from index_format.npz import write_npz
 from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_segment
 from tasks import progress
-from tasks.retrying import RETRY_STORAGE
+from tasks.prefect_task import as_task
 from tasks.stage_documents import Shard
 
 _CALIBRATION_DOCUMENTS = 32
@@ -63,7 +62,7 @@ def calibrate_codec(address: str, shard: Shard, encoder_name: str, chunking: Chu
     return CodecRecord(bits=bits, file=file)
 
 
-calibrate_codec_task = task(calibrate_codec, name="calibrate codec", cache_policy=NO_CACHE, **RETRY_STORAGE)
+calibrate_codec_task = as_task(calibrate_codec, "calibrate codec")
 
 
 def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
@@ -73,6 +72,7 @@ def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
     if finished is not None:
         progress.report("encode", advance=shard.characters)
         return finished
+    progress.report("encode")
     encoder = load_encoder(recipe.encoder_name)
     if encoder.record.fingerprint != recipe.encoder.fingerprint:
         raise EncoderMismatch(
@@ -81,14 +81,12 @@ def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
         )
     codec = read_codec(index.files, recipe.codec, recipe.encoder.dim)
     segment = write_segment(index.store, _content(_read_shard(index, shard), encoder, codec, recipe.chunking))
-    try:
+    with contextlib.suppress(ObjectExists):  # another worker finished the same shard; either result will do
         index.store.create(keys.receipt(recipe.work_key(shard)), msgspec.json.encode(segment))
-    except ObjectExists:
-        pass  # another worker finished the same shard; either result will do
     return segment
 
 
-encode_shard_task = task(encode_shard, name="encode shard", cache_policy=NO_CACHE, **RETRY_STORAGE)
+encode_shard_task = as_task(encode_shard, "encode shard")
 
 
 def read_receipt(index: Index, work_key: str) -> EncodedSegment | None:
@@ -137,9 +135,7 @@ def _content(table: pa.Table, encoder: Encoder, codec: Codec, chunking: Chunking
 
 def _chunk(table: pa.Table, encoder: Encoder, chunking: ChunkingRecord) -> tuple[NDArray[np.uint32], list[Passage]]:
     """The passages of all documents in order, and the row of each one's document."""
-    chunker = Chunker(
-        encoder.tokenizer, passage_tokens=chunking.passage_tokens, overlap_tokens=chunking.overlap_tokens
-    )
+    chunker = Chunker(encoder.tokenizer, passage_tokens=chunking.passage_tokens, overlap_tokens=chunking.overlap_tokens)
     rows: list[int] = []
     passages: list[Passage] = []
     for row, (title, text) in enumerate(zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from index_format import change
 from index_format.change import Addition, Origin
 from index_format.commit import commit
@@ -12,6 +9,7 @@ from index_format.errors import IndexNotFound
 from index_format.index import Index
 from index_format.manifest import Manifest
 from tasks import progress
+from tasks.prefect_task import as_task
 
 
 def publish(address: str, addition: Addition, origin: Origin) -> Manifest | None:
@@ -23,7 +21,7 @@ def publish(address: str, addition: Addition, origin: Origin) -> Manifest | None
     return manifest
 
 
-publish_task = task(publish, name="publish", cache_policy=NO_CACHE)
+publish_task = as_task(publish, "publish")
 
 
 def delete_documents(address: str, document_ids: list[str], origin: Origin) -> Manifest | None:
@@ -38,4 +36,4 @@ def delete_documents(address: str, document_ids: list[str], origin: Origin) -> M
     return commit(index.store, without_them)
 
 
-delete_documents_task = task(delete_documents, name="delete documents", cache_policy=NO_CACHE)
+delete_documents_task = as_task(delete_documents, "delete documents")

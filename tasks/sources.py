@@ -26,11 +26,11 @@ from index_format.errors import SourceError
 BATCH_ROWS = 1024
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _READERS = {
-    ".parquet": "read_parquet(?)",
-    ".jsonl": "read_json(?, format='newline_delimited', ignore_errors=true, sample_size=-1)",
-    ".ndjson": "read_json(?, format='newline_delimited', ignore_errors=true, sample_size=-1)",
+    ".parquet": "FROM read_parquet(?)",
+    ".jsonl": "FROM read_json(?, format='newline_delimited', ignore_errors=true, sample_size=-1)",
+    ".ndjson": "FROM read_json(?, format='newline_delimited', ignore_errors=true, sample_size=-1)",
 }
-_CSV = "read_csv(?, delim=?, quote='\"', escape='\"', header=true, store_rejects=true, {columns})"
+_CSV = "FROM read_csv(?, delim=?, quote='\"', escape='\"', header=true, store_rejects=true, {types})"
 _SUFFIXES = (*_READERS, *_DELIMITERS)
 _TEXT_SUFFIXES = (".md", ".markdown", ".txt")
 
@@ -41,7 +41,8 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     location: str = Field(
-        min_length=1, description="A .parquet, .csv, .tsv, .jsonl or .ndjson file, or a folder of .txt and .md; or s3://"
+        min_length=1,
+        description="A .parquet, .csv, .tsv, .jsonl or .ndjson file, or a folder of .txt and .md; or s3://",
     )
     id_column: str = Field(default="id", description="Column with the id of each document")
     text_column: str = Field(default="text", description="Column with the text")
@@ -98,7 +99,7 @@ def _read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[
             if suffix in _DELIMITERS:
                 relation = _csv_relation(connection, location, suffix, files, path)
             else:
-                relation = connection.sql(f"SELECT * FROM {_READERS[suffix]}", params=[location])
+                relation = connection.sql(_READERS[suffix], params=[location])
             batches = _without_json_quotes(relation, source).to_arrow_reader(BATCH_ROWS)
             columns = _metadata_columns(source, batches.schema)
             row = 1
@@ -119,13 +120,12 @@ def _csv_relation(
     """CSV as RFC 4180 has it, with types found over the whole file; all text where broken rows hide the types."""
     values = [location, _DELIMITERS[suffix]]
     try:
-        return connection.sql(f"SELECT * FROM {_CSV.format(columns='sample_size=-1')}", params=values)
+        return connection.sql(_CSV.format(types="sample_size=-1"), params=values)
     except duckdb.InvalidInputException:
         with files.open(path, "rt", encoding="utf-8-sig", newline="") as file:
             names = next(csv.reader(file, delimiter=_DELIMITERS[suffix]), [])
-        columns = {name: "VARCHAR" for name in names}
-        query = _CSV.format(columns=f"auto_detect=false, columns={columns!r}")
-        return connection.sql(f"SELECT * FROM {query}", params=values)
+        columns = dict.fromkeys(names, "VARCHAR")
+        return connection.sql(_CSV.format(types="auto_detect=false, columns=?"), params=[*values, columns])
 
 
 def _without_json_quotes(relation: duckdb.DuckDBPyRelation, source: Source) -> duckdb.DuckDBPyRelation:

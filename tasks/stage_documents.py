@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, field
 
 import msgspec
 import pyarrow as pa
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from index_format import keys, schema
 from index_format.change import live_documents
@@ -22,6 +20,7 @@ from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import FileRef, Manifest
 from tasks import progress
+from tasks.prefect_task import as_task
 from tasks.sources import Rejected, Source, read_rows
 
 SHARD_DOCUMENTS = 1000
@@ -87,7 +86,7 @@ def stage_documents(source: Source, address: str, run_id: str, base: Manifest | 
     )
 
 
-stage_documents_task = task(stage_documents, name="stage documents", cache_policy=NO_CACHE)
+stage_documents_task = as_task(stage_documents, "stage documents")
 
 
 def remove_staged(address: str, run_id: str) -> None:

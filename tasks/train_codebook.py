@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from index_format import keys
 from index_format.codec import Codec
@@ -22,7 +20,7 @@ from index_format.manifest import CodebookRecord, CodecRecord
 from index_format.npz import write_npz
 from index_format.segment import EncodedSegment, map_codes, read_codec
 from tasks import progress
-from tasks.retrying import RETRY_STORAGE
+from tasks.prefect_task import as_task
 
 CENTROIDS_PER_ROOT_TOKEN = 4  # 4·√tokens: the best 400 passages by centroids held the exact top ten (ADR 0002)
 MAX_CENTROIDS = 1 << 18
@@ -50,7 +48,7 @@ def train_codebook(address: str, segments: Sequence[EncodedSegment], codec: Code
     return CodebookRecord(id=codebook_id, centroids=centroids, trained_on_tokens=tokens, file=file)
 
 
-train_codebook_task = task(train_codebook, name="train codebook", cache_policy=NO_CACHE, **RETRY_STORAGE)
+train_codebook_task = as_task(train_codebook, "train codebook")
 
 
 def kmeans(sample: NDArray[np.float32], centroids: int) -> NDArray[np.float32]:
@@ -68,9 +66,9 @@ def kmeans(sample: NDArray[np.float32], centroids: int) -> NDArray[np.float32]:
             max_points_per_centroid=len(sample),
         )
         trainer.train(sample, init_centroids=current)
-        current = trainer.centroids
+        current = np.asarray(trainer.centroids, np.float32)
         progress.report("codebook", advance=1)
-    return np.asarray(current, np.float32)
+    return current
 
 
 def _sample(index: Index, segments: Sequence[EncodedSegment], codec: Codec, wanted: int) -> NDArray[np.float32]:
