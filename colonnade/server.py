@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from collections.abc import Callable
 
@@ -37,6 +38,9 @@ def run_server(
         on_start(searcher)
     terminal.out.print("Stop with Ctrl-C.")
     config = uvicorn.Config(make_app(searcher, index.address), log_level="warning", access_log=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Uvicorn drains, then raises the signal again for whoever handled it before: to be asked to stop is no fault.
+        signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
 
 

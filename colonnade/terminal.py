@@ -65,7 +65,7 @@ def progress_bars() -> Iterator[threading.Event]:
 def print_summary(summary: Summary) -> None:
     """A run's outcome for people."""
     outcome = f"version {summary.version} published" if summary.published else f"version {summary.version} is current"
-    err.print(f"[bold]{summary.index}[/bold]: {outcome}", highlight=False)
+    err.print(f"[bold]{summary.index}[/bold]: {outcome}", highlight=False, soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
@@ -86,7 +86,7 @@ def print_summary(summary: Summary) -> None:
     err.print(table)
     if summary.seconds:
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
-        err.print(f"  {stages}; {sum(summary.seconds.values()):.1f} s in all", highlight=False)
+        err.print(f"  {stages}; {sum(summary.seconds.values()):.1f} s in all", highlight=False, soft_wrap=True)
 
 
 def print_hits(hits: list[Hit]) -> None:

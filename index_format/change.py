@@ -144,16 +144,18 @@ def delete_documents(index: Index, base: Manifest, document_ids: Iterable[str], 
 def refuse_other_encoder(base: Manifest, encoder: EncoderRecord, *, where: str) -> None:
     """Raise EncoderMismatch unless `encoder` makes the vectors that the index holds."""
     if base.encoder.fingerprint != encoder.fingerprint:
+        theirs, ours = base.encoder, encoder
         raise EncoderMismatch(
-            f"{where} was written with the encoder {base.encoder.name!r} "
-            f"(fingerprint {base.encoder.fingerprint[:16]}), but this one is {encoder.name!r} (fingerprint {encoder.fingerprint[:16]}). "
+            f"{where} was written with the encoder {theirs.name!r} (fingerprint {theirs.fingerprint[:16]}), "
+            f"but this one is {ours.name!r} (fingerprint {ours.fingerprint[:16]}). "
             "Use the first, or build a new index with the second."
         )
 
 
 def _refuse_mismatch(index: Index, base: Manifest, addition: Addition) -> None:
     refuse_other_encoder(base, addition.encoder, where=index.address)
-    if base.codec != addition.codec or base.codebook.id != addition.codebook.id:
+    theirs, ours = (base.codec, base.chunking), (addition.codec, addition.chunking)
+    if theirs != ours or base.codebook.id != addition.codebook.id:
         raise CommitConflict(
             f"{index.address}: another writer made or changed this index while documents were encoded for it. "
             "Run again: finished work is used where it still fits."

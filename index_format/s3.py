@@ -49,7 +49,7 @@ class S3Store:
 
     def size(self, key: str) -> int:
         try:
-            return int(self._files.info(self._path(key), refresh=True)["size"])
+            return int(self._files.call_s3("head_object", **self._bucket_and_key(key))["ContentLength"])
         except (OSError, BotoCoreError) as error:
             raise self._error("read", key, error) from error
 

@@ -89,18 +89,13 @@ class LocalStore:
             with path.open("rb") as file:
                 file.seek(start)
                 return file.read(length)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise _missing(self, key) from None
         except OSError as error:
             raise storage_error("read", str(path), error) from error
 
     def size(self, key: str) -> int:
-        try:
-            return self._path(key).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            raise _missing(self, key) from None
-        except OSError as error:
-            raise storage_error("read", str(self._path(key)), error) from error
+        return self.local_path(key).stat().st_size
 
     def list(self, prefix: str) -> list[str]:
         folder = self.root / prefix.rpartition("/")[0]
@@ -118,7 +113,7 @@ class LocalStore:
         except OSError as error:
             raise storage_error("delete", str(path), error) from error
 
-    def local_path(self, key: str) -> Path | None:
+    def local_path(self, key: str) -> Path:
         path = self._path(key)
         if not path.is_file():
             raise _missing(self, key)

@@ -21,8 +21,7 @@ def coded_maxsim(
     offsets = query @ codec.mean
     total = np.float32(0)
     for vector, offset in zip(query, offsets, strict=True):
-        reach = np.abs(vector).max()
-        scale = reach / np.float32(127) if reach > 0 else np.float32(1)
+        scale = np.abs(vector).max() / np.float32(127) or np.float32(1)
         query_levels = np.rint(vector / scale).astype(np.int64)
         products = (levels_TD @ query_levels).astype(np.float32) * scales.astype(np.float32)
         total += products.max() * (scale * np.float32(0.5)) + offset

@@ -37,8 +37,8 @@ class Query:
 def prepare_query(vectors: NDArray[np.float32], codec: Codec) -> Query:
     """Round query vectors float32 [Q, D] to 8-bit levels, each on its own scale."""
     vectors = np.ascontiguousarray(vectors, np.float32)
-    reach = np.abs(vectors).max(axis=1, initial=0.0)
-    scales = np.where(reach > 0, reach / np.float32(QUERY_LEVELS), np.float32(1))
+    scales = np.abs(vectors).max(axis=1, initial=0.0) / np.float32(QUERY_LEVELS)
+    scales[scales == 0] = 1
     levels = np.rint(vectors / scales[:, None])
     return Query(vectors, levels, scales, vectors @ codec.mean)
 

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tests.prefect_harness"]
 pytest.register_assert_rewrite("tests.contracts.store", "tests.index_format.plain_reader")
 
 # Machines that run tests are shared: slowness is not a failure.

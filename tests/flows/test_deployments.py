@@ -11,13 +11,7 @@ import httpx
 import pytest
 
 from index_format.index import Index
-from tests.flows.prefect_server import PROJECT, PrefectServer, prefect_server
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory):
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as running:
-        yield running
+from tests.prefect_server import PROJECT, PrefectServer
 
 
 def _run(server: PrefectServer, deployment: str, parameters: dict[str, object]) -> dict[str, object]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 START_SECONDS = 180
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)

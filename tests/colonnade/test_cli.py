@@ -1,0 +1,168 @@
+"""The command line as people and programs meet it: messages, JSON and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from colonnade import cli
+from index_format.index import Index
+
+
+class Outcome(NamedTuple):
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(prefect_here, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run `colonnade ...` in this process."""
+
+    def _run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["colonnade", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        return Outcome(int(stop.value.code or 0), out, err)
+
+    return _run
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Three good rows and one bad one."""
+    path = tmp_path / "animals.csv"
+    path.write_text('id,text,year\nbees,"Bees make honey, mostly.",2001\ncats,Cats sleep all day.,2002\nempty,,2003\n')
+    return path
+
+
+def test_build_search_add_delete_and_inspect_work_together(run: Run, source: Path, tmp_path: Path) -> None:
+    """The session of a new user, every command with exit code 0."""
+    index = tmp_path / "index"
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"id": "dogs", "text": "Dogs bark at strangers."}\n')
+
+    built = json.loads(run("build", source, index, "--json").out)
+    assert (built["version"], built["added"], built["rejected"]) == (1, 2, 1)
+    assert json.loads(run("add", more, index, "--json").out)["added"] == 1
+    found = json.loads(run("search", index, "Which animal makes honey?", "-k", "2", "--json").out)
+    assert found["version"] == 2
+    assert [hit["document_id"] for hit in found["hits"]][0] == "bees"
+    assert found["hits"][0]["metadata"] == {"year": 2001}
+    assert json.loads(run("delete", index, "bees", "--json").out)["deleted"] == 1
+    described = json.loads(run("inspect", index, "--json").out)
+    assert (described["version"], described["documents"]) == (3, 2)
+    operations = [row["operation"] for row in json.loads(run("inspect", index, "--versions", "--json").out)]
+    assert operations == ["delete", "add", "build"]
+
+
+def test_what_people_read_names_the_outcome(run: Run, source: Path, tmp_path: Path) -> None:
+    """Without --json: a summary with counts and the first reasons, hits with title, place and text."""
+    index = tmp_path / "index"
+    built = run("build", source, index)
+    assert built.code == 0
+    assert "version 1 published" in built.err
+    assert "row 3: the text is empty" in built.err
+    again = run("build", source, index)
+    assert "version 1 is current" in again.err
+    hits = run("search", index, "honey")
+    assert "bees" in hits.out
+    assert "Bees make honey, mostly." in hits.out
+
+
+def test_rows_set_aside_are_listed_on_request(run: Run, source: Path, tmp_path: Path) -> None:
+    """At once with --list-rejected, and later from the version that they were set aside for."""
+    built = json.loads(run("build", source, tmp_path / "index", "--list-rejected", "--json").out)
+    later = json.loads(run("inspect", tmp_path / "index", "--rejected", "--json").out)
+    assert built["rejected_rows"] == later
+    assert [(row["row"], row["id"], row["reason"]) for row in later] == [(3, "empty", "the text is empty")]
+
+
+def test_ids_to_delete_come_from_a_file_too(run: Run, source: Path, tmp_path: Path) -> None:
+    """One id a line."""
+    run("build", source, tmp_path / "index")
+    (tmp_path / "ids.txt").write_text("bees\n\n")
+    assert run("delete", tmp_path / "index", "--ids-file", tmp_path / "ids.txt").code == 0
+    assert Index.at(tmp_path / "index").current().documents == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["build", "nowhere.csv", "new"], 3, "nowhere.csv: there is no such file or folder."),
+        (["build", "animals.csv", "new", "--bits", "5"], 3, "bits: Input should be 2, 4 or 8, got 5."),
+        (["build", "animals.csv", "new", "--id-column", "key"], 3, "there is no column 'key' for the document's id"),
+        (["build", "animals.csv", "new", "--encoder", "gone"], 3, "'gone' is neither 'embedded' nor a folder"),
+        (["build", "animals.csv", "animals.csv"], 3, "is a file: an index lives in a directory"),
+        (["build", "animals.csv", "ftp://there/index"], 3, "an index lives in a directory or at s3://"),
+        (["add", "animals.csv", "nothing"], 4, "There is no index at"),
+        (["search", "nothing", "a query"], 4, "There is no index at"),
+        (["serve", "nothing"], 4, "There is no index at"),
+        (["inspect", "nothing"], 4, "There is no index at"),
+        (["delete", "nothing"], 3, "Name the documents to delete"),
+        (["serve", "nothing", "--host", "0.0.0.0"], 3, "add --insecure"),
+        (["search", "nothing"], 2, "Missing argument 'QUERY'"),
+        (["search", "nothing", "query", "-k", "0"], 2, "Invalid value for '-k'"),
+    ],
+)
+def test_a_mistake_gets_one_message_that_says_what_to_do(
+    run: Run, source: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str
+) -> None:
+    """No trace, the documented exit code, and nothing left behind."""
+    monkeypatch.chdir(source.parent)
+    outcome = run(*arguments)
+    assert outcome.code == code
+    assert message in " ".join(outcome.err.replace("│", " ").split())
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    assert not (source.parent / "new").exists()
+
+
+def test_a_damaged_index_is_named_with_its_file_and_not_searched(run: Run, source: Path, tmp_path: Path) -> None:
+    """One flipped byte in the codes: exit code 4, the file, and what to do."""
+    run("build", source, tmp_path / "index")
+    codes = next((tmp_path / "index").rglob("codes.npz"))
+    data = bytearray(codes.read_bytes())
+    data[-200] ^= 1
+    codes.write_bytes(data)
+    outcome = run("search", tmp_path / "index", "honey")
+    assert outcome.code == 4
+    assert "codes.npz: expected SHA-256" in outcome.err
+    assert "Restore the file or rebuild." in outcome.err
+
+
+def test_an_index_from_the_future_is_refused_kindly(run: Run, source: Path, tmp_path: Path) -> None:
+    """A newer format is "upgrade", not "corrupt"."""
+    run("build", source, tmp_path / "index")
+    manifest = next((tmp_path / "index" / "manifests").iterdir())
+    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 2'))
+    outcome = run("search", tmp_path / "index", "honey")
+    assert outcome.code == 4
+    assert "Upgrade Colonnade" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["build", "add", "delete", "search", "serve", "inspect", "demo"])
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    """`--help` of each command has a description and a help text for each of its options."""
+    outcome = run(command, "--help")
+    assert outcome.code == 0
+    assert len(outcome.out.splitlines()) > 10
+
+
+def test_answering_never_loads_prefect() -> None:
+    """`serve` and `search` start without the orchestration."""
+    code = "import sys, colonnade.cli, colonnade.server, serving.app; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,154 @@
+"""Colonnade as processes: interrupted, killed, out of disk, and serving while the index changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from index_format.index import Index
+from tests.prefect_server import PrefectServer
+
+pytestmark = pytest.mark.slow
+
+COLONNADE = str(Path(sys.executable).with_name("colonnade"))
+DOCUMENTS = 120
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Enough text to encode for some seconds."""
+    path = tmp_path / "long.jsonl"
+    sentence = "The quick brown fox number {} jumps over the lazy dog, and nobody knows why it does so. "
+    rows = [{"id": f"fox-{one}", "text": sentence.format(one) * 12} for one in range(DOCUMENTS)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def start(server: PrefectServer, *arguments: object) -> subprocess.Popen[str]:
+    command = [COLONNADE, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=server.environment, **pipes)
+
+
+def wait_for(happened: Callable[[], object], process: subprocess.Popen[str], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def encoding_has_begun(index: Path) -> Callable[[], object]:
+    # The codec is written once the model is loaded, just before the first batch is encoded.
+    return lambda: list(index.glob("codecs/*.npz"))
+
+
+def test_ctrl_c_ends_at_once_and_leaves_no_version(server: PrefectServer, source: Path, tmp_path: Path) -> None:
+    """Exit code 130, one sentence, nothing published, nothing staged; the next run does the whole job."""
+    index = tmp_path / "index"
+    process = start(server, "build", source, index)
+    wait_for(encoding_has_begun(index), process)
+
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+
+    assert process.returncode == 130, err
+    assert "Interrupted. The index is as it was" in err
+    assert "Traceback" not in err
+    assert Index.at(index).versions() == []
+    assert not list(index.rglob("staging/**/*.parquet"))
+    done = start(server, "build", source, index)
+    assert done.wait(120) == 0, done.communicate()
+    assert Index.at(index).current().documents == DOCUMENTS
+
+
+def test_kill_9_loses_nothing_and_doubles_nothing(server: PrefectServer, source: Path, tmp_path: Path) -> None:
+    """An index with a version, a killed add: the version still answers, and the add can simply run again."""
+    index, first = tmp_path / "index", tmp_path / "first.jsonl"
+    first.write_text('{"id": "bee", "text": "Bees make honey."}\n')
+    assert start(server, "build", first, index).wait(120) == 0
+    segments = len(list(index.glob("segments/*")))
+    process = start(server, "add", source, index)
+    wait_for(lambda: list(index.glob("staging/*/*")), process)
+    time.sleep(2)
+
+    process.kill()
+    process.communicate()
+
+    assert (Index.at(index).current().version, Index.at(index).current().documents) == (1, 1)
+    assert len(list(index.glob("segments/*"))) == segments
+    assert start(server, "add", source, index).wait(120) == 0
+    assert Index.at(index).current().documents == DOCUMENTS + 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 3 MB; needs root."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_said_and_leaves_the_index_as_it_was(
+    server: PrefectServer, source: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    """Exit code 5, what is full and what to do; the old version is current and every file of it is whole."""
+    index, first = small_disk / "index", tmp_path / "first.jsonl"
+    first.write_text('{"id": "bee", "text": "Bees make honey."}\n')
+    assert start(server, "build", first, index).wait(120) == 0
+    process = start(server, "add", source, index)
+
+    _, err = process.communicate(timeout=180)
+
+    assert process.returncode == 5, err
+    assert "The disk is full: free some space and run again. The index is as it was." in err
+    manifest = Index.at(index).current()
+    assert manifest.version == 1
+    assert all(Index.at(index).files.path(file) for file in manifest.files())
+
+
+def test_a_server_answers_and_follows_the_index_while_it_runs(server: PrefectServer, tmp_path: Path) -> None:
+    """A new version is served within 5 seconds of its commit, and SIGTERM ends the server with code 0."""
+    index, first, second = tmp_path / "index", tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    first.write_text('{"id": "bee", "text": "Bees make honey."}\n')
+    second.write_text('{"id": "dog", "text": "Dogs bark at strangers."}\n')
+    assert start(server, "build", first, index).wait(120) == 0
+    process = start(server, "serve", index, "--port", 0)
+    assert process.stdout is not None
+    address = re.search(r"http://\S+", process.stdout.readline())
+    assert address is not None, process.communicate()
+    with httpx.Client(base_url=address.group(), timeout=30) as client:
+        wait_for(lambda: _is_ready(client), process)
+        assert client.post("/v1/search", json={"query": "who barks?"}).json()["version"] == 1
+
+        assert start(server, "add", second, index).wait(120) == 0
+        committed = time.monotonic()
+        wait_for(lambda: client.get("/v1/index").json()["version"] == 2, process, seconds=5)
+
+        answer = client.post("/v1/search", json={"query": "who barks?", "k": 1}).json()
+        assert (answer["version"], answer["hits"][0]["document_id"]) == (2, "dog")
+        assert time.monotonic() - committed < 5
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health/ready").is_success
+    except httpx.TransportError:
+        return False

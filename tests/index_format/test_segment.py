@@ -1,0 +1,135 @@
+"""Segments: centroids are the nearest, and files against the format are refused though their hash is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from index_format import keys, schema
+from index_format.codebook import Codebook, distinct_per_passage, exclusive_sum
+from index_format.errors import IndexCorrupt, IndexNotFound, InputError
+from index_format.files import write_object
+from index_format.index import Index
+from index_format.manifest import DeletionRecord, FileRef, SegmentRecord
+from index_format.npz import write_npz
+from index_format.segment import SegmentReader
+from index_format.store import MemoryStore
+from tests.strategies import Recipe, add, live_texts, make_recipe, write_documents
+
+DOCUMENTS = {"a": "harbour lantern", "b": "copper meadow violin ember glacier"}
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(0, 30))
+def test_the_nearest_centroid_is_the_least_far(seed: int, centroids: int, tokens: int) -> None:
+    """As brute force over all distances says."""
+    random = np.random.default_rng(seed)
+    book = Codebook(random.normal(size=(centroids, 8)).astype(np.float32))
+    vectors = random.normal(size=(tokens, 8)).astype(np.float32)
+    distances = ((vectors[:, None] - book.centroids[None]) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(book.nearest(vectors), distances.argmin(axis=1) if tokens else [])
+
+
+def test_equal_centroids_give_the_lowest_id() -> None:
+    """A tie has one answer."""
+    book = Codebook(np.ones((4, 8), np.float32))
+    assert book.nearest(np.ones((3, 8), np.float32)).tolist() == [0, 0, 0]
+
+
+@given(st.lists(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=6), max_size=6))
+def test_each_passage_keeps_its_distinct_centroids_in_order(passages: list[list[int]]) -> None:
+    """As sets of Python integers say."""
+    offsets = exclusive_sum(np.array([len(one) for one in passages], np.int64))
+    ids = np.array([one for passage in passages for one in passage], np.uint32)
+    own_offsets, distinct = distinct_per_passage(offsets, ids)
+    kept = [distinct[a:b].tolist() for a, b in pairwise(own_offsets)]
+    assert kept == [sorted(set(one)) for one in passages]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    return Index(MemoryStore(), tmp_path)
+
+
+@pytest.fixture
+def recipe(index: Index) -> Recipe:
+    return make_recipe(index)
+
+
+@pytest.fixture
+def record(index: Index, recipe: Recipe) -> SegmentRecord:
+    return write_documents(index, recipe, DOCUMENTS)
+
+
+def arrays_file(index: Index, key: str, arrays: Mapping[str, NDArray[np.generic]]) -> FileRef:
+    return write_object(index.store, key, write_npz(arrays))
+
+
+@pytest.mark.parametrize("offsets", [[0, 2, 2, 7], [0, 6, 2, 7], [0, 2, 6, 8], [1, 2, 6, 7], [0, 2, 6]])
+def test_offsets_that_do_not_rise_to_the_total_are_refused(
+    index: Index, recipe: Recipe, record: SegmentRecord, offsets: list[int]
+) -> None:
+    """An empty passage, one that runs backwards, a wrong first or last, a wrong length."""
+    array = np.array(offsets, np.uint32)
+    codes, scales = recipe.codec.compress(np.zeros((7, 8), np.float32))
+    file = arrays_file(index, keys.codes(keys.new_id()), {"offsets": array, "codes": codes, "scales": scales})
+    with pytest.raises(IndexCorrupt, match="offsets"):
+        SegmentReader(index.files, msgspec.structs.replace(record, codes_file=file), recipe.codec)
+    touched = {"offsets": array, "ids": np.zeros(7, np.uint32)}
+    file = arrays_file(index, keys.centroids(record.id, keys.new_id()), touched)
+    with pytest.raises(IndexCorrupt, match="offsets"):
+        SegmentReader(index.files, msgspec.structs.replace(record, centroids_file=file), recipe.codec)
+
+
+@pytest.mark.parametrize("ordinals", [[0, 3], [1, 0], [1, 1], [0, 1, 2], [0]])
+def test_deletions_that_do_not_fit_the_segment_are_refused(
+    index: Index, recipe: Recipe, record: SegmentRecord, ordinals: list[int]
+) -> None:
+    """Beyond the last passage, not ascending, twice, too many, too few."""
+    key = keys.deletions(record.id, keys.new_id())
+    file = arrays_file(index, key, {"ordinals": np.array(ordinals, np.uint32)})
+    wrong = msgspec.structs.replace(record, deletions=DeletionRecord(passages=2, documents=1, file=file))
+    with pytest.raises(IndexCorrupt, match="ordinals"):
+        SegmentReader(index.files, wrong, recipe.codec)
+
+
+def test_tables_that_are_not_as_promised_are_refused(index: Index, recipe: Recipe, record: SegmentRecord) -> None:
+    """Other columns, another number of rows, and what is no table at all."""
+    other_columns = schema.write_parquet(pa.table({"document": [0, 1, 1]}))
+    other_rows = schema.write_parquet(pa.Table.from_pylist([], schema=schema.PASSAGES))
+    for data in (other_columns, other_rows, b"PAR1"):
+        file = write_object(index.store, keys.passages(keys.new_id()), data)
+        reader = SegmentReader(index.files, msgspec.structs.replace(record, passages_file=file), recipe.codec)
+        with pytest.raises(IndexCorrupt):
+            _ = reader.passages
+
+
+def test_there_is_no_index_before_the_first_version(index: Index, recipe: Recipe) -> None:
+    """Files alone are no index, and the error says how to make one."""
+    write_documents(index, recipe, DOCUMENTS)
+    assert index.head() is None
+    assert live_texts(index) == {}
+    with pytest.raises(IndexNotFound, match="colonnade build"):
+        index.current()
+
+
+def test_a_directory_of_other_things_is_refused(tmp_path: Path) -> None:
+    """An index is not mixed into a folder that holds something else; its own folders are fine."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        Index.at(other).refuse_foreign_directory()
+    own = Index.at(tmp_path / "own")
+    own.refuse_foreign_directory()
+    add(own, make_recipe(own), DOCUMENTS)
+    own.refuse_foreign_directory()
+    Index(MemoryStore()).refuse_foreign_directory()
