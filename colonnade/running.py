@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -31,9 +32,28 @@ def run_flow(call: Callable[[], Summary]) -> Summary:
 
         before = signal.signal(signal.SIGINT, stop)
         try:
+            _reach_server()
             return call()
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _reach_server() -> None:
+    """Start Prefect's temporary server, where there is no other, so that Ctrl-C does not stop it.
+
+    A terminal sends Ctrl-C to every process of the group. The run needs the server a moment longer, to say
+    how it ended. A process inherits the signals that the thread which started it had blocked.
+    """
+    from prefect import get_client
+
+    def reach() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        with get_client(sync_client=True):
+            pass
+
+    thread = threading.Thread(target=reach, daemon=True)
+    thread.start()
+    thread.join()
 
 
 def prepare_prefect() -> None:

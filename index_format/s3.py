@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError
 from index_format.errors import InputError, ObjectExists, ObjectMissing, StorageError
 
 _ALREADY_THERE = (409, 412)
+_MAY_PASS = (408, 429)  # of the client errors, those that another try may settle
 _PAST_THE_END = 416
 
 
@@ -92,9 +93,11 @@ class S3Store:
     def _error(self, action: str, key: str, error: Exception) -> StorageError:
         if isinstance(error, FileNotFoundError):
             return ObjectMissing(f"{self.address} has no object {key}.")
+        status = _http_status(error) or 0
         return StorageError(
             f"Could not {action} {self.address}/{key}: {error}. "
-            "Check the bucket, the credentials and AWS_ENDPOINT_URL, then run again."
+            "Check the bucket, the credentials and AWS_ENDPOINT_URL, then run again.",
+            refused=400 <= status < 500 and status not in _MAY_PASS,
         )
 
 

@@ -83,7 +83,7 @@ def read_rows(source: Source) -> Iterator[Rows | Rejected]:
 
 def _filesystem(location: str) -> tuple[Any, str]:
     try:
-        files, path = fsspec.core.url_to_fs(location)
+        files, path = fsspec.core.url_to_fs(location, use_listings_cache=False)  # what came since is read too
     except (ImportError, ValueError, OSError) as error:
         raise SourceError(f"{location}: cannot be opened ({error}).") from error
     return files, path
@@ -187,7 +187,7 @@ def _read_folder(location: str, files: Any, folder: str) -> Iterator[Rows | Reje
     for row, path in enumerate(paths, start=1):
         document_id = PurePosixPath(path).relative_to(folder).as_posix()
         try:
-            text = files.cat_file(path).decode("utf-8")
+            text = files.cat_file(path).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             yield Rejected(location, row, document_id, f"cannot be read as UTF-8: {error}")
             continue

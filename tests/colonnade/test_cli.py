@@ -60,7 +60,7 @@ def test_build_search_add_delete_and_inspect_work_together(run: Run, source: Pat
     assert json.loads(run("add", more, index, "--json").out)["added"] == 1
     found = json.loads(run("search", index, "Which animal makes honey?", "-k", "2", "--json").out)
     assert found["version"] == 2
-    assert [hit["document_id"] for hit in found["hits"]][0] == "bees"
+    assert found["hits"][0]["document_id"] == "bees"
     assert found["hits"][0]["metadata"] == {"year": 2001}
     assert json.loads(run("delete", index, "bees", "--json").out)["deleted"] == 1
     described = json.loads(run("inspect", index, "--json").out)

@@ -1,0 +1,151 @@
+"""Indexes of token vectors that a test chose, written by the product itself, in as many segments as wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from encoding.encoder import Encoder
+from index_format import keys, schema
+from index_format.codebook import Codebook, exclusive_sum
+from index_format.codec import Codec
+from index_format.files import write_object
+from index_format.index import Index
+from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord, Manifest, SegmentRecord
+from index_format.npz import write_npz
+from index_format.segment import SegmentContent, write_centroids, write_segment
+from index_format.store import MemoryStore
+from serving.snapshot import Snapshot, open_snapshot
+from tests.strategies import Recipe, publish, recipe_of
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document whose passages have the given token vectors; passage n reads `ID passage n. `."""
+
+    id: str
+    passages: list[Vectors]
+    title: str | None = None
+    metadata: dict[str, object] = field(default_factory=dict)
+    text: str | None = None
+
+    @property
+    def pieces(self) -> list[str]:
+        """The text of each passage."""
+        return [self.text] if self.text else [f"{self.id} passage {number}. " for number in range(len(self.passages))]
+
+
+def random_vectors(rng: np.random.Generator, count: int, dim: int) -> Vectors:
+    """Unit vectors float32 [count, dim]."""
+    vectors = rng.normal(size=(count, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_documents(seed: int, lengths: Sequence[Sequence[int]], dim: int) -> list[Document]:
+    """Documents with ids doc-000, doc-001, …; `lengths` has the tokens of each passage of each."""
+    rng = np.random.default_rng(seed)
+    return [
+        Document(
+            id=f"doc-{number:03d}",
+            passages=[random_vectors(rng, length, dim) for length in own],
+            title=f"Title {number}" if number % 2 else None,
+            metadata={"number": number},
+        )
+        for number, own in enumerate(lengths)
+    ]
+
+
+def make_recipe(index: Index, sample: Vectors, *, bits: int, centroids: int, encoder: EncoderRecord) -> Recipe:
+    """Write a codec centred on `sample` and a codebook of its first vectors."""
+    codec, book = Codec(mean=sample.mean(axis=0), bits=bits), Codebook(centroids=sample[:centroids].copy())
+    codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
+    book_id = keys.new_id()
+    book_file = write_object(index.store, keys.codebook(book_id), write_npz({"centroids": book.centroids}))
+    return Recipe(
+        encoder=encoder,
+        codec_record=CodecRecord(bits=bits, file=codec_file),
+        chunking=ChunkingRecord(passage_tokens=256, overlap_tokens=0),
+        codebook_record=CodebookRecord(
+            id=book_id, centroids=len(book.centroids), trained_on_tokens=len(sample), file=book_file
+        ),
+        codec=codec,
+        codebook=book,
+    )
+
+
+def write_documents(index: Index, recipe: Recipe, documents: Sequence[Document]) -> SegmentRecord:
+    """One segment of the given documents. Each passage is compressed alone, so segments do not change its codes."""
+    rows = []
+    for row, document in enumerate(documents):
+        ends = np.cumsum([len(piece) for piece in document.pieces]).tolist()
+        spans = zip([0, *ends], ends, strict=False)
+        rows += [{"document": row, "number": n, "start": start, "end": end} for n, (start, end) in enumerate(spans)]
+    coded = [recipe.codec.compress(passage) for document in documents for passage in document.passages]
+    texts = ["".join(document.pieces) for document in documents]
+    said = [[one.title, text, one.metadata] for one, text in zip(documents, texts, strict=True)]
+    columns: dict[str, object] = {
+        "id": [document.id for document in documents],
+        "content_hash": [hashlib.sha256(json.dumps(one).encode()).digest() for one in said],
+        "title": [document.title for document in documents],
+        "text": texts,
+    }
+    metadata = pa.array([document.metadata for document in documents])
+    if metadata.type.num_fields:
+        columns["metadata"] = metadata
+    content = SegmentContent(
+        documents=pa.table(columns, schema=schema.documents_schema(metadata.type)),
+        passages=pa.Table.from_pylist(rows, schema=schema.PASSAGES),
+        offsets=exclusive_sum(np.array([len(scales) for _, scales in coded])),
+        codes=np.concatenate([codes for codes, _ in coded]),
+        scales=np.concatenate([scales for _, scales in coded]),
+    )
+    segment = write_segment(index.store, content)
+    return segment.with_centroids(write_centroids(index.store, segment, index.files, recipe.codec, recipe.codebook))
+
+
+def random_index(
+    cache: Path, *segments: Sequence[Document], bits: int = 4, centroids: int = 16, sample: Vectors | None = None
+) -> tuple[Index, Recipe]:
+    """An index in memory whose version 1 has the given segments; `sample` fixes its codec and codebook."""
+    index = Index(MemoryStore(), cache)
+    if sample is None:
+        sample = all_vectors([document for one in segments for document in one])
+    encoder = EncoderRecord(name="random", fingerprint="0" * 64, dim=sample.shape[1])
+    recipe = make_recipe(index, sample, bits=bits, centroids=centroids, encoder=encoder)
+    publish(index, recipe, *(write_documents(index, recipe, one) for one in segments))
+    return index, recipe
+
+
+def random_snapshot(
+    cache: Path, *segments: Sequence[Document], bits: int = 4, centroids: int = 16, sample: Vectors | None = None
+) -> Snapshot:
+    """The same, opened."""
+    return open_snapshot(random_index(cache, *segments, bits=bits, centroids=centroids, sample=sample)[0])
+
+
+def all_vectors(documents: Sequence[Document]) -> Vectors:
+    """The token vectors of all passages, one below the other."""
+    return np.concatenate([passage for document in documents for passage in document.passages])
+
+
+def add_texts(index: Index, encoder: Encoder, texts: dict[str, str], **metadata: object) -> Manifest | None:
+    """Commit documents of one passage each, with the vectors of a real encoder."""
+    documents = [
+        Document(id=name, passages=[encoder.encode_query(text)], text=text, metadata=metadata)
+        for name, text in texts.items()
+    ]
+    if index.head():
+        recipe = recipe_of(index)
+    else:
+        sample = np.concatenate([document.passages[0] for document in documents])
+        recipe = make_recipe(index, sample, bits=8, centroids=8, encoder=encoder.record)
+    return publish(index, recipe, write_documents(index, recipe, documents))

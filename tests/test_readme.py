@@ -1,0 +1,88 @@
+"""The README's commands, run as they are printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from index_format.index import Index
+from tests.prefect_server import PROJECT
+
+README = PROJECT / "README.md"
+
+
+def blocks() -> list[str]:
+    """All shell blocks, in order."""
+    return re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def shell(script: str, directory: Path, **more: str) -> str:
+    """Run a script as a user would, in an environment where `make setup` is done; background work ends with it."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, **more, "PATH": path}
+    stop = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\nset -e\n"
+    done = subprocess.run(
+        ["bash", "-c", stop + script],
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_the_readme_is_short() -> None:
+    """At most 150 lines."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_file_that_a_paper_links_to_is_there() -> None:
+    """No dead links between the papers of the project."""
+    for paper in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "BENCHMARKS.md"):
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)", (PROJECT / paper).read_text(encoding="utf-8")):
+            assert (PROJECT / target).exists(), f"{paper} links to {target}"
+
+
+@pytest.mark.slow
+def test_the_session_with_ones_own_documents_runs_as_printed(server, tmp_path: Path) -> None:
+    """Build, search, add, delete, inspect and serve, on the README's own documents."""
+    session = (
+        "".join(blocks()[1:4]).replace("make setup && source .venv/bin/activate\n", "").replace("8081", free_port())
+    )
+
+    printed = shell(session, tmp_path, **server.environment)
+
+    assert "Bees make honey from nectar." in printed
+    assert '"document_id":"dogs"' in printed
+    assert Index.at(tmp_path / "animals-index").versions() == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_the_session_with_prefect_runs_as_printed(tmp_path: Path) -> None:
+    """A server of its own, deployments, a worker, and a run watched to its end."""
+    shutil.copytree(PROJECT, tmp_path / "project", ignore=shutil.ignore_patterns(".*", "*.egg-info", "__pycache__"))
+    (tmp_path / "project" / "animals.jsonl").write_text('{"id": "bees", "text": "Bees make honey."}\n')
+    port = free_port()
+    session = blocks()[4].replace("4200", port).replace("server start", f"server start --port {port}")
+    home = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+
+    shell(session, tmp_path / "project", **home)
+
+    assert Index.at(tmp_path / "project" / "animals-index").current().documents == 1
