@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := index_format encoding serving tasks flows colonnade
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench wheel clean
+.PHONY: help setup demo test check fmt bench quality wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,9 +34,16 @@ fmt: setup ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## Measure quality, bytes, speed and memory: make bench DATA=folder-of-collections
+$(VENV)/.bench: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: setup $(VENV)/.bench ## Measure quality, bytes, speed and memory: make bench DATA=folder-of-collections
 	$(BIN)/python -m benchmarks.quality $(DATA)
+
+quality: setup $(VENV)/.bench ## Check the quality of answers on one small collection: make quality DATA=folder
+	$(BIN)/python -m benchmarks.quality $(DATA) --sets limit-small --output .bench/quality.json
+	$(BIN)/python -m benchmarks.check .bench/quality.json
 
 wheel: setup ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build
