@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,21 +26,23 @@ def blocks() -> list[str]:
 
 def shell(script: str, directory: Path, **more: str) -> str:
     """Run a script as a user would, in an environment where `make setup` is done; background work ends with it."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, **more, "PATH": path}
-    stop = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\nset -e\n"
-    done = subprocess.run(
-        ["bash", "-c", stop + script],
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    environment = {**os.environ, **more, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    log = directory / "session.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            ["bash", "-e", "-c", script],
+            cwd=directory,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(280)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert code == 0, log.read_text()
+    return log.read_text()
 
 
 def free_port() -> str:

@@ -14,7 +14,7 @@ from serving.snapshot import Snapshot
 from tests.serving.vectors import Document, all_vectors, random_snapshot, random_vectors
 
 THREADS = 8
-SEARCHES = 60
+SEARCHES = 40
 DIM = 8
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -137,10 +138,16 @@ def all_vectors(documents: Sequence[Document]) -> Vectors:
     return np.concatenate([passage for document in documents for passage in document.passages])
 
 
+@lru_cache(maxsize=256)
+def _encoded_once(encoder: Encoder, text: str) -> Vectors:
+    """Many tests begin with the same few texts."""
+    return encoder.encode_query(text)
+
+
 def add_texts(index: Index, encoder: Encoder, texts: dict[str, str], **metadata: object) -> Manifest | None:
     """Commit documents of one passage each, with the vectors of a real encoder."""
     documents = [
-        Document(id=name, passages=[encoder.encode_query(text)], text=text, metadata=metadata)
+        Document(id=name, passages=[_encoded_once(encoder, text)], text=text, metadata=metadata)
         for name, text in texts.items()
     ]
     if index.head():

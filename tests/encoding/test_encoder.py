@@ -1,0 +1,164 @@
+"""Text to token vectors: what the vectors are, which tokens have one, and that batches change nothing."""
+
+from __future__ import annotations
+
+import itertools
+import string
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer
+
+from encoding.encoder import BATCH_TOKENS, Encoder, batches_by_length
+
+DIM = 384
+TEXTS = [
+    "Where do herons nest?",
+    "Copper",
+    "The lantern in the harbour burned all night, and nobody came.",
+    "Ein Reiher kreist über dem Hafen; 中文 and emoji 😀 too!",
+    "violin " * 40,
+    "A glacier moves a metre a day. " * 6,
+    "saffron and ember " * 86,  # more than the encoder takes
+]
+
+
+def _encode_all(encoder: Encoder, texts: list[str]) -> list[NDArray[np.float32]]:
+    """The vectors of each text, in the order of the texts."""
+    found = dict(pair for batch in encoder.encode(texts) for pair in batch)
+    return [found[position] for position in range(len(texts))]
+
+
+@pytest.fixture(scope="module")
+def encoded(encoder: Encoder) -> list[NDArray[np.float32]]:
+    """The vectors of TEXTS, encoded together."""
+    return _encode_all(encoder, TEXTS)
+
+
+def test_token_vectors_are_float32_of_length_one(encoded: list[NDArray[np.float32]]) -> None:
+    """So that a product of two is their cosine."""
+    for vectors in encoded:
+        assert vectors.dtype == np.float32
+        assert vectors.shape[1] == DIM
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_every_position_comes_exactly_once(encoder: Encoder) -> None:
+    """Texts are encoded shortest first, over several batches, and each carries its position."""
+    words = ["copper " * (1 + 37 * number % 60) for number in range(64)]
+    batches = [[position for position, _ in batch] for batch in encoder.encode(words)]
+    assert len(batches) > 1
+    assert sorted(position for batch in batches for position in batch) == list(range(64))
+    lengths = [len(words[position]) for batch in batches for position in batch]
+    assert lengths == sorted(lengths)
+
+
+def test_the_vectors_of_a_position_are_those_of_its_text(encoder: Encoder) -> None:
+    """A text of n words has n vectors, wherever it stood among the others."""
+    counts = [5, 1, 9, 3, 7, 2]
+    assert [len(vectors) for vectors in _encode_all(encoder, ["copper " * count for count in counts])] == counts
+
+
+def test_a_text_has_the_same_vectors_alone_and_in_any_batch(
+    encoder: Encoder, encoded: list[NDArray[np.float32]]
+) -> None:
+    """Padding and neighbours are not attended to."""
+    backwards = _encode_all(encoder, TEXTS[::-1])[::-1]
+    for text, together, reversed_ in zip(TEXTS, encoded, backwards, strict=True):
+        (alone,) = _encode_all(encoder, [text])
+        np.testing.assert_allclose(alone, together, atol=1e-5)
+        np.testing.assert_allclose(reversed_, together, atol=1e-5)
+
+
+def test_vectors_are_the_last_hidden_states_of_the_model(encoder: Encoder, encoded: list[NDArray[np.float32]]) -> None:
+    """Equal to plain transformers: its tokenizer, its model, normalised, without markers and punctuation."""
+    folder = encoder.checkpoint.folder
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32)
+    for text, vectors in zip(TEXTS, encoded, strict=True):
+        inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=256)
+        with torch.inference_mode():
+            states = model(**inputs).last_hidden_state[0]
+        tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+        kept = [token not in {"[CLS]", "[SEP]", *string.punctuation} for token in tokens]
+        expected = torch.nn.functional.normalize(states, dim=-1).numpy()[kept]
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_markers_and_punctuation_are_not_kept(encoder: Encoder) -> None:
+    """Three words have three vectors, whatever stands between them."""
+    assert len(encoder.encode_query("harbour lantern copper")) == 3
+    assert len(encoder.encode_query('"harbour", (lantern)... copper?!')) == 3
+
+
+def test_punctuation_is_still_attended_to(encoder: Encoder) -> None:
+    """A question is not its statement."""
+    question, statement = encoder.encode_query("bees make honey?"), encoder.encode_query("bees make honey")
+    assert np.abs(question - statement).max() > 1e-3
+
+
+@pytest.mark.parametrize("text", ["?", "!?...", "()", "-- ; --"])
+def test_a_text_of_nothing_but_punctuation_keeps_its_tokens(encoder: Encoder, text: str) -> None:
+    """Markers too: something must stand for it."""
+    expected = len(encoder.tokenizer.encode(text).ids)
+    assert len(encoder.encode_query(text)) == expected == 2 + len(text.replace(" ", ""))
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\x00"])
+def test_a_text_without_tokens_has_at_least_one_vector(encoder: Encoder, text: str) -> None:
+    """A passage needs one."""
+    vectors = encoder.encode_query(text)
+    assert len(vectors) >= 1
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_no_texts_make_no_batches(encoder: Encoder) -> None:
+    """Nothing in, nothing out."""
+    assert list(encoder.encode([])) == []
+
+
+def test_a_text_longer_than_the_model_is_cut_at_its_last_token(encoder: Encoder) -> None:
+    """256 tokens with both markers: the rest changes nothing."""
+    words = ["copper", "meadow"] * 200
+    cut = encoder.encode_query(" ".join(words))
+    assert len(cut) == encoder.checkpoint.max_tokens - 2 == 254
+    np.testing.assert_allclose(cut, encoder.encode_query(" ".join(words[:254])), atol=1e-5)
+
+
+def test_a_query_and_a_document_of_the_same_text_have_the_same_vectors(encoder: Encoder) -> None:
+    """There is one road from text to vectors."""
+    for text in TEXTS[:2]:
+        np.testing.assert_array_equal(encoder.encode_query(text), _encode_all(encoder, [text])[0])
+
+
+def test_the_record_of_an_encoder_is_that_of_its_checkpoint(encoder: Encoder) -> None:
+    """Name, fingerprint and dimensions are what an index keeps."""
+    record, checkpoint = encoder.record, encoder.checkpoint
+    assert (record.name, record.fingerprint, record.dim) == (checkpoint.name, checkpoint.fingerprint, DIM)
+
+
+@given(lengths=st.lists(st.integers(1, 300), max_size=60), most_tokens=st.integers(1, 1000))
+def test_batches_hold_every_position_once_and_stay_within_bounds(lengths: list[int], most_tokens: int) -> None:
+    """Padded to its longest text, a batch has no more than the limit, unless it is a single text."""
+    batches = list(batches_by_length(lengths, most_tokens))
+    assert sorted(position for batch in batches for position in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[position] for position in batch) <= most_tokens
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60), most_tokens=st.integers(1, 1000))
+def test_no_batch_could_have_taken_the_next_text(lengths: list[int], most_tokens: int) -> None:
+    """Batches are as full as the limit allows, in the order of length, and of position for equal lengths."""
+    batches = list(batches_by_length(lengths, most_tokens))
+    flat = [position for batch in batches for position in batch]
+    assert flat == sorted(flat, key=lambda position: (lengths[position], position))
+    for batch, following in itertools.pairwise(batches):
+        assert (len(batch) + 1) * lengths[following[0]] > most_tokens
+
+
+def test_a_batch_fits_at_least_some_passages_of_full_length(encoder: Encoder) -> None:
+    """The limits of both devices are several passages of the longest kind."""
+    assert all(limit >= 4 * encoder.checkpoint.max_tokens for limit in BATCH_TOKENS.values())

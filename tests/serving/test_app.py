@@ -1,0 +1,240 @@
+"""The server as a client meets it: answers, refusals, health, and the search page."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+import serving.app
+from encoding.encoder import Encoder
+from index_format.index import Index
+from serving.app import MAX_QUERY_CHARACTERS, make_app
+from serving.search import MAX_K
+from serving.searcher import Searcher
+from tests.serving.vectors import add_texts
+
+TEXTS = {
+    "bees": "Bees make honey.",
+    "cats": "Cats sleep for most of the day.",
+    "lava": "Lava flows from the volcano.",
+    "<b>ids</b>": "<script>alert('not run')</script>",
+}
+PAGE = Path(serving.app.__file__).with_name("static") / "index.html"
+NO_STRICT_JSON = "the 422 echoes the input, which JSON cannot carry: the answer is a 500"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Iterator[TestClient]:
+    """A running server over four documents."""
+    index = Index.at(tmp_path_factory.mktemp("app") / "index")
+    add_texts(index, encoder, TEXTS, year=2001)
+    with TestClient(make_app(Searcher(index, encoder), "the/index"), raise_server_exceptions=False) as running:
+        yield running
+
+
+def _refusal(client: TestClient, body: object) -> list[dict[str, Any]]:
+    """The details of a 422 to a request with this body."""
+    response = client.post("/v1/search", json=body)
+    assert response.status_code == 422
+    assert "Traceback" not in response.text
+    details: list[dict[str, Any]] = response.json()["detail"]
+    return details
+
+
+def _post(client: TestClient, body: bytes) -> tuple[int, str]:
+    response = client.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
+    return response.status_code, response.text
+
+
+def test_a_search_answers_with_hits_best_first(client: TestClient) -> None:
+    """Each hit has its document, span, text, metadata and score; the answer names its version and times."""
+    response = client.post("/v1/search", json={"query": "Who makes honey?", "k": 2})
+    assert response.status_code == 200
+    answer = response.json()
+    assert set(answer) == {"version", "hits", "encode_ms", "search_ms"}
+    assert answer["version"] == 1
+    best, second = answer["hits"]
+    assert best["score"] > second["score"]
+    del best["score"]
+    assert best == {
+        "document_id": "bees",
+        "passage": 0,
+        "start": 0,
+        "end": 16,
+        "title": None,
+        "text": "Bees make honey.",
+        "metadata": {"year": 2001},
+    }
+
+
+def test_ten_passages_are_returned_unless_told(client: TestClient) -> None:
+    """`k` has a default, and an index with fewer passages returns them all."""
+    assert len(client.post("/v1/search", json={"query": "honey"}).json()["hits"]) == len(TEXTS)
+
+
+@pytest.mark.parametrize("k", [1, MAX_K])
+def test_k_may_be_its_least_and_its_most(client: TestClient, k: int) -> None:
+    """The limits are allowed themselves."""
+    hits = client.post("/v1/search", json={"query": "honey", "k": k}).json()["hits"]
+    assert len(hits) == min(k, len(TEXTS))
+
+
+def test_a_query_may_have_as_many_characters_as_allowed(client: TestClient) -> None:
+    """White space around it does not count."""
+    query = " \n" + "bees " * (MAX_QUERY_CHARACTERS // 5) + "\t"
+    assert client.post("/v1/search", json={"query": query}).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["?!", "\x00", "🐝", "[CLS] [SEP]", "' OR 1=1 --", "a\u0301\u200b"])
+def test_odd_queries_are_answered(client: TestClient, query: str) -> None:
+    """Punctuation, control characters, emoji and markers are text like any other."""
+    response = client.post("/v1/search", json={"query": query})
+    assert (response.status_code, len(response.json()["hits"])) == (200, len(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"query": "bees", "k": 0}, "k"),
+        ({"query": "bees", "k": -1}, "k"),
+        ({"query": "bees", "k": MAX_K + 1}, "k"),
+        ({"query": "bees", "k": 10**30}, "k"),
+        ({"query": "bees", "k": 1.5}, "k"),
+        ({"query": "bees", "k": "ten"}, "k"),
+        ({"query": "bees", "k": None}, "k"),
+        ({"query": ""}, "query"),
+        ({"query": " \n\t\u00a0\u2003"}, "query"),
+        ({"query": "b" * (MAX_QUERY_CHARACTERS + 1)}, "query"),
+        ({"query": 5}, "query"),
+        ({"query": ["bees"]}, "query"),
+        ({"query": None}, "query"),
+        ({"k": 3}, "query"),
+        ({}, "query"),
+        ({"query": "bees", "top": 3}, "top"),
+    ],
+)
+def test_a_bad_request_is_told_which_field_is_wrong(client: TestClient, body: dict[str, object], field: str) -> None:
+    """Status 422, one complaint, and the field in it."""
+    (detail,) = _refusal(client, body)
+    assert detail["loc"] == ["body", field]
+    assert detail["msg"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"query": }', b"null", b"[]", b'"bees"', b"5", b"bees"])
+def test_a_body_that_is_no_json_object_is_refused(client: TestClient, body: bytes) -> None:
+    """Status 422 and no trace."""
+    status, text = _post(client, body)
+    assert status == 422
+    assert json.loads(text)["detail"][0]["loc"][0] == "body"
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("body", [b'{"query": "\xff"}', b"[" * 100_000, b'{"query": "a", "k": ' + b"9" * 5000 + b"}"])
+def test_a_body_that_no_parser_takes_is_refused(client: TestClient, body: bytes) -> None:
+    """Bytes that are not UTF-8, deep nesting and endless numbers: the client's fault, without a trace."""
+    status, text = _post(client, body)
+    assert status in (400, 422)
+    assert "Traceback" not in text
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason=NO_STRICT_JSON)
+@pytest.mark.parametrize("body", [rb'{"query": "\ud800"}', b'{"query": "a", "k": NaN}', b'{"query": "a", "k": 1e999}'])
+def test_a_value_that_json_cannot_carry_back_is_refused(client: TestClient, body: bytes) -> None:
+    """Half a surrogate pair, not a number, infinity: the client's fault too."""
+    status, text = _post(client, body)
+    assert status in (400, 422)
+    assert "Traceback" not in text
+
+
+def test_other_methods_and_places_are_refused(client: TestClient) -> None:
+    """As HTTP has it."""
+    assert client.get("/v1/search").status_code == 405
+    assert client.get("/v1/nothing").status_code == 404
+    assert client.get("/static/../app.py").status_code == 404
+
+
+def test_the_index_describes_itself(client: TestClient, encoder: Encoder) -> None:
+    """What is served, with nothing set aside."""
+    description = client.get("/v1/index").json()
+    assert description.pop("published_at").startswith("20")
+    assert description == {
+        "index": "the/index",
+        "version": 1,
+        "documents": 4,
+        "passages": 4,
+        "segments": 1,
+        "encoder": encoder.record.name,
+        "dim": 384,
+        "bits": 8,
+        "set_aside": None,
+    }
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_a_server_that_answers_is_healthy(client: TestClient, path: str) -> None:
+    """No content: the status says it all."""
+    response = client.get(path)
+    assert (response.status_code, response.content) == (204, b"")
+
+
+def test_the_api_describes_itself_without_the_internet(client: TestClient) -> None:
+    """openapi.json has the routes; the pages that load scripts from elsewhere are not there."""
+    description = client.get("/openapi.json").json()
+    assert {"/v1/search", "/v1/index", "/health/live", "/health/ready"} == set(description["paths"])
+    assert [client.get(path).status_code for path in ("/docs", "/redoc")] == [404, 404]
+
+
+def test_the_page_is_served_and_loads_nothing_from_elsewhere(client: TestClient) -> None:
+    """No address of another host stands in it, and no file beside it."""
+    response = client.get("/")
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert response.text == PAGE.read_text(encoding="utf-8")
+    assert not re.findall(r"https?:|wss?:|[\"'(=]\s*//|@import|url\(|<script[^>]+src|stylesheet", response.text)
+    assert re.findall(r"(?:src|href)=\"([^\"]*)\"", response.text) == ["data:,"]
+
+
+def test_the_page_never_reads_a_document_as_html() -> None:
+    """Documents are not trusted: text goes in as text."""
+    page = PAGE.read_text(encoding="utf-8")
+    assert not re.findall(r"\.(?:inner|outer)HTML|insertAdjacentHTML|document\.write|eval\(|DOMParser|srcdoc", page)
+
+
+@pytest.mark.parametrize("path", ["/", "/openapi.json", "/v1/index", "/nothing"])
+def test_no_answer_shows_this_machine(client: TestClient, path: str) -> None:
+    """Neither a trace nor a path."""
+    text = client.get(path).text
+    assert "Traceback" not in text
+    assert str(Path(serving.app.__file__).parent) not in text
+
+
+def test_a_new_version_is_served_within_five_seconds(tmp_path: Path, encoder: Encoder) -> None:
+    """While the server runs, with its period as it is by default."""
+    index = Index.at(tmp_path / "index")
+    add_texts(index, encoder, TEXTS)
+    with TestClient(make_app(Searcher(Index.at(index.address), encoder), index.address)) as running:
+        add_texts(index, encoder, {"ice": "Ice floats on the water."})
+        committed = time.monotonic()
+        while running.get("/v1/index").json()["version"] == 1 and time.monotonic() < committed + 5:
+            time.sleep(0.05)
+        answer = running.post("/v1/search", json={"query": "What floats on water?", "k": 1}).json()
+    assert (answer["version"], answer["hits"][0]["document_id"]) == (2, "ice")
+
+
+def test_a_version_that_is_set_aside_is_told(tmp_path: Path, encoder: Encoder) -> None:
+    """The description says why, and the version before it is served."""
+    index = Index.at(tmp_path / "index")
+    add_texts(index, encoder, TEXTS)
+    searcher = Searcher(index, encoder)
+    index.store.create("manifests/00000000000000000002.json", b"{")
+    searcher.refresh()
+    with TestClient(make_app(searcher, index.address)) as running:
+        description = running.get("/v1/index").json()
+    assert description["version"] == 1
+    assert "00000000000000000002.json" in description["set_aside"]

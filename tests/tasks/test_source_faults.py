@@ -1,0 +1,124 @@
+"""What is wrong with a source: rows that are set aside with their reason, and sources that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index_format.errors import SourceError
+from tasks.sources import Rejected, Rows, Source, read_rows
+from tests.tasks.source_files import EXPECTED, FORMATS, ROWS, Row, put, read
+
+
+def test_unreadable_json_lines_are_set_aside(place: str) -> None:
+    """With their row numbers and a reason, while the rest is read under its own numbers."""
+    content = b'{"id": "a", "text": "x"}\n{"id": "b", "te\n{"id": "c", "text": "\xff"}\nno\n{"id": "d", "text": "y"}\n'
+    found = list(read_rows(Source(location=put(place, "rows.jsonl", content))))
+    assert [(one.row, one.id, "not valid JSON" in one.reason) for one in found if isinstance(one, Rejected)] == [
+        (2, None, True),
+        (3, None, True),
+        (4, None, True),
+    ]
+    kept = [one for one in found if isinstance(one, Rows)]
+    assert np.concatenate([one.numbers for one in kept]).tolist() == [1, 5]
+    assert [row["id"] for one in kept for row in one.table.to_pylist()] == ["a", "d"]
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_unreadable_csv_rows_are_set_aside(place: str, suffix: str, delimiter: str, mark: bytes) -> None:
+    """With their line numbers and a reason, while the rest is read, with or without a byte order mark."""
+    content = b"id,text,year\na,x,1\nb,y\nc,z,3,4\nd,caf\xe9,5\ne,w,6\n".replace(b",", delimiter.encode())
+    rows, rejected = read(put(place, f"rows.{suffix}", mark + content))
+    assert [row["id"] for row in rows] == ["a", "e"]
+    assert [one.row for one in rejected] == [3, 4, 5]
+    assert [one.reason.partition(":")[0] for one in rejected] == [f"line {n} is not valid CSV" for n in (3, 4, 5)]
+    assert "Columns: 3 Found: 2" in rejected[0].reason
+    assert "utf-8" in rejected[2].reason
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_broken_row_deep_in_a_file_is_set_aside(tmp_path: Path, suffix: str) -> None:
+    """The whole file is looked at, not its beginning only."""
+    lines = FORMATS[suffix]([{"id": number, "text": f"text {number}"} for number in range(30_000)]).splitlines()
+    lines[29_000] = b"{" if suffix == "jsonl" else b'"a","b","c","d"'
+    rows, rejected = read(put(str(tmp_path), f"rows.{suffix}", b"\n".join(lines)))
+    assert len(rows) == len(lines) - len(rejected) - (suffix == "csv")
+    assert [one.row for one in rejected] == [29_001]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the first row is set aside as not valid JSON")
+def test_a_byte_order_mark_costs_no_json_line(tmp_path: Path) -> None:
+    """The first row is read like the others."""
+    assert read(put(str(tmp_path), "rows.jsonl", b"\xef\xbb\xbf" + FORMATS["jsonl"](ROWS))) == (EXPECTED, [])
+
+
+@pytest.mark.xfail(
+    strict=True, raises=SourceError, reason="the whole file is refused: 'there is no column id; it has json'"
+)
+@pytest.mark.parametrize("line", [b"42", b"[1, 2]", b'"text"'])
+def test_a_json_line_that_is_no_object_is_set_aside(tmp_path: Path, line: bytes) -> None:
+    """It is valid JSON, but no row; the others are read."""
+    content = b'{"id": "a", "text": "x"}\n' + line + b'\n{"id": "b", "text": "y"}\n'
+    rows, rejected = read(put(str(tmp_path), "rows.jsonl", content))
+    assert ([row["id"] for row in rows], [one.row for one in rejected]) == (["a", "b"], [2])
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="rejected CSV rows count lines, the others count rows that could be read"
+)
+def test_row_numbers_of_a_csv_file_are_distinct(tmp_path: Path) -> None:
+    """A number in a report stands for one row."""
+    location = put(str(tmp_path), "rows.csv", b"id,text\na,x\nb\nc,y\nd,z\n")
+    numbers = [
+        one.row if isinstance(one, Rejected) else one.numbers.tolist() for one in read_rows(Source(location=location))
+    ]
+    assert sorted(np.hstack(numbers).tolist()) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["nothing.parquet", "nothing.csv", "nothing", "no/such/folder"])
+def test_a_missing_source_is_refused(place: str, name: str) -> None:
+    """The error names it."""
+    with pytest.raises(SourceError, match=f"{name}: there is no such file or folder"):
+        read(f"{place}/{name}")
+
+
+@pytest.mark.parametrize("name", ["rows.xlsx", "rows", "rows.csv.gz", "rows.json"])
+def test_a_file_of_another_kind_is_refused(place: str, name: str) -> None:
+    """The error lists the kinds that are read."""
+    with pytest.raises(SourceError, match=r"expected a file ending in \.parquet, \.jsonl, .*, or a folder"):
+        read(put(place, name, b"id,text\na,x\n"))
+
+
+def test_a_folder_without_text_is_refused(place: str) -> None:
+    """The error says what it looked for."""
+    put(place, "docs/picture.png", b"\x89PNG")
+    with pytest.raises(SourceError, match=r"the folder holds no \.md, \.markdown, \.txt file"):
+        read(f"{place}/docs")
+
+
+@pytest.mark.parametrize("location", ["nosuch://bucket/rows.csv", "s3://no-such-bucket-of-ours/rows.csv"])
+def test_a_place_that_cannot_be_opened_is_refused(s3_address: str, location: str) -> None:
+    """An unknown protocol and an unknown bucket."""
+    with pytest.raises(SourceError, match=location):
+        read(location)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("option", ["id", "text"])
+def test_a_missing_column_is_named_with_its_option(tmp_path: Path, suffix: str, option: str) -> None:
+    """The error lists the columns that there are, and the option that names another."""
+    rows: list[Row] = [{("key" if name == option else name): "x" for name in ("id", "text")}]
+    location = put(str(tmp_path), f"rows.{suffix}", FORMATS[suffix](rows))
+    with pytest.raises(SourceError, match=rf"no column '{option}'.*'key'.*--{option}-column"):
+        read(location)
+
+
+@pytest.mark.parametrize("content", [b"not parquet", b"", b"PAR1" + bytes(100) + b"PAR1"])
+def test_a_damaged_file_is_refused(place: str, content: bytes) -> None:
+    """Nothing of it can be read; the error names it in one line."""
+    with pytest.raises(SourceError, match=r"rows\.parquet: cannot be read: ") as caught:
+        read(put(place, "rows.parquet", content))
+    assert "\n" not in str(caught.value)
