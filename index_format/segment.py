@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -95,6 +96,14 @@ class Codes:
     scales: NDArray[np.float16]
 
 
+@dataclass(frozen=True, slots=True)
+class PassageCentroids:
+    """The mapped arrays of centroids.npz: ids uint32, ascending in each passage, and offsets uint32 [P + 1]."""
+
+    offsets: NDArray[np.uint32]
+    ids: NDArray[np.uint32]
+
+
 def map_codes(files: FileCache, segment: EncodedSegment | SegmentRecord, codec: Codec) -> Codes:
     """Map the codes of a segment, checked against the sizes that its record promises."""
     specs = schema.codes_arrays(segment.passages, segment.tokens, codec.row_bytes)
@@ -106,14 +115,39 @@ def map_codes(files: FileCache, segment: EncodedSegment | SegmentRecord, codec: 
 
 
 class SegmentReader:
-    """One segment of one version, opened: arrays mapped, tables read when first asked for."""
+    """One segment of one version. What it holds is fetched, checked and mapped when first asked for."""
 
     def __init__(self, files: FileCache, record: SegmentRecord, codec: Codec) -> None:
         self._files = files
+        self._codec = codec
+        self._reading = threading.Lock()  # a ParquetFile is for one thread at a time
         self.record = record
-        self.codes = map_codes(files, record, codec)
-        self.centroid_offsets, self.centroid_ids = self._map_centroids()
-        self.deleted = self._read_deleted()
+
+    def load(self) -> None:
+        """Fetch and check every file now, and map the arrays, so that no query waits for it or meets damage."""
+        for file in self.record.files():
+            self._files.path(file)
+        _ = self.codes, self.centroids, self.deleted, self.document_rows, self.document_ids
+
+    @cached_property
+    def codes(self) -> Codes:
+        """Offsets, packed codes and scales of all tokens."""
+        return map_codes(self._files, self.record, self._codec)
+
+    @cached_property
+    def centroids(self) -> PassageCentroids:
+        """The distinct centroid ids of each passage."""
+        path = self._files.path(self.record.centroids_file)
+        arrays = map_npz(path, schema.centroid_arrays(self.record.passages))
+        _check_offsets(arrays["offsets"], len(arrays["ids"]), f"{path}: offsets")
+        return PassageCentroids(arrays["offsets"], arrays["ids"])  # type: ignore[arg-type]  # dtypes are in the specs
+
+    @cached_property
+    def deleted(self) -> NDArray[np.bool_]:
+        """Which passages are deleted, by ordinal: bool [P]."""
+        deleted = np.zeros(self.record.passages, bool)
+        deleted[read_deletions(self._files, self.record)] = True
+        return deleted
 
     @cached_property
     def passages(self) -> pa.Table:
@@ -132,12 +166,12 @@ class SegmentReader:
     @cached_property
     def document_ids(self) -> pa.Array:
         """The id of each document, by row."""
-        return self._documents.read(columns=["id"])["id"].combine_chunks()
+        return self._read_columns(["id"])["id"].combine_chunks()
 
     @cached_property
     def content_hashes(self) -> list[bytes]:
         """The content hash of each document, by row."""
-        hashes: list[bytes] = self._documents.read(columns=["content_hash"])["content_hash"].to_pylist()
+        hashes: list[bytes] = self._read_columns(["content_hash"])["content_hash"].to_pylist()
         return hashes
 
     @cached_property
@@ -150,28 +184,22 @@ class SegmentReader:
     def read_documents(self, rows: list[int]) -> list[dict[str, object]]:
         """Whole documents (id, title, text, metadata) in the order of `rows`; reads only their row groups."""
         groups = sorted({row // schema.ROW_GROUP for row in rows})
-        names = [name for name in self._documents.schema_arrow.names if name != "content_hash"]
-        table = self._documents.read_row_groups(groups, columns=names)
+        with self._reading:
+            names = [name for name in self._documents.schema_arrow.names if name != "content_hash"]
+        table = self._read_columns(names, groups)
         starts = {group: at * schema.ROW_GROUP for at, group in enumerate(groups)}
         places = [starts[row // schema.ROW_GROUP] + row % schema.ROW_GROUP for row in rows]
         documents: list[dict[str, object]] = table.take(places).to_pylist()
         return documents
 
+    def _read_columns(self, names: list[str], groups: list[int] | None = None) -> pa.Table:
+        with self._reading:
+            file = self._documents
+            return file.read(columns=names) if groups is None else file.read_row_groups(groups, columns=names)
+
     @cached_property
     def _documents(self) -> pq.ParquetFile:
         return schema.open_parquet(self._files.path(self.record.documents_file), self.record.documents)
-
-    def _map_centroids(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        path = self._files.path(self.record.centroids_file)
-        arrays = map_npz(path, schema.centroid_arrays(self.record.passages))
-        _check_offsets(arrays["offsets"], len(arrays["ids"]), f"{path}: offsets")
-        return arrays["offsets"], arrays["ids"]  # type: ignore[return-value]  # dtypes are in the specs
-
-    def _read_deleted(self) -> NDArray[np.bool_]:
-        deleted = np.zeros(self.record.passages, bool)
-        if self.record.deletions:
-            deleted[read_deletions(self._files, self.record)] = True
-        return deleted
 
 
 def read_deletions(files: FileCache, record: SegmentRecord) -> NDArray[np.uint32]:

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import FastAPI, Response
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from serving.search import MAX_K, Hit
@@ -24,7 +25,7 @@ class SearchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     query: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY_CHARACTERS)]
-    k: int = Field(default=10, ge=1, le=MAX_K, description="How many passages to return")
+    k: int = Field(default=10, strict=True, ge=1, le=MAX_K, description="How many passages to return")
 
 
 class SearchAnswer(BaseModel):
@@ -63,6 +64,12 @@ def make_app(searcher: Searcher, address: str, refresh_seconds: float = 1.0) -> 
 
     # The interactive page of FastAPI loads scripts from the internet; /openapi.json needs none.
     app = FastAPI(title="Colonnade", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+
+    @app.exception_handler(RequestValidationError)
+    def refuse(_request: Request, error: RequestValidationError) -> Response:
+        # Without the value that was sent: it may be text that JSON cannot carry back, or not ours to repeat.
+        faults = [{name: one[name] for name in ("loc", "msg", "type")} for one in error.errors()]
+        return JSONResponse({"detail": faults}, status_code=422)
 
     @app.post("/v1/search")
     def search(request: SearchRequest) -> SearchAnswer:

@@ -60,7 +60,7 @@ def centroid_scores(query: Query, centroids: NDArray[np.float32]) -> NDArray[np.
 
 def approximate_scores(scores_CQ: NDArray[np.float32], segment: SegmentReader) -> NDArray[np.float32]:
     """For each passage of a segment, the sum over query vectors of its best centroid's product: float32 [P]."""
-    offsets, ids = segment.centroid_offsets, segment.centroid_ids
+    offsets, ids = segment.centroids.offsets, segment.centroids.ids
     totals = np.empty(len(offsets) - 1, np.float32)
     for first, last in _blocks(offsets, 8 * _BLOCK_TOKENS):
         gathered = scores_CQ[ids[offsets[first] : offsets[last]]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from encoding.encoder import Encoder
 from index_format.change import refuse_other_encoder
-from index_format.errors import ColonnadeError, StorageError
+from index_format.errors import ColonnadeError, ObjectMissing, StorageError
 from index_format.index import Index
 from serving.scoring import use_one_thread_a_query
 from serving.search import Hit, search
@@ -17,6 +17,7 @@ from serving.snapshot import Snapshot, open_snapshot
 
 _log = logging.getLogger("colonnade.serving")
 _WARM_QUERY = "warm"
+_RETRY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a version is not served."""
+    """Why a version is not served, and when (monotonic seconds) to look at it again: its files may be restored."""
 
     version: int
     reason: str
+    retry_at: float
 
 
 class Searcher:
@@ -65,14 +67,14 @@ class Searcher:
         newest = self._index.versions()[-1:]
         if not newest or newest[0] <= self.snapshot.version:
             return False
-        if self.fault is not None and self.fault.version == newest[0]:
+        if self.fault and self.fault.version == newest[0] and time.monotonic() < self.fault.retry_at:
             return False
         try:
             self.snapshot = self._open(self.snapshot)
-        except StorageError:
-            raise  # the store may answer next time: nothing is wrong with the version
         except ColonnadeError as error:
-            self.fault = Fault(newest[0], str(error))
+            if isinstance(error, StorageError) and not isinstance(error, ObjectMissing):
+                raise  # the store may answer next time: nothing is wrong with the version
+            self.fault = Fault(newest[0], str(error), time.monotonic() + _RETRY_SECONDS)
             _log.error("version %d is set aside: %s", newest[0], error)
             return False
         self.fault = None
@@ -102,6 +104,8 @@ class Refresher(threading.Thread):
                 self._searcher.refresh()
             except StorageError as error:
                 _log.warning("cannot look for a newer version: %s", error)
+            except Exception:  # noqa: BLE001  # whatever it is, the next version must still be seen
+                _log.exception("looking for a newer version failed")
 
     def stop(self) -> None:
         self._stopping.set()

@@ -36,6 +36,9 @@ def open_snapshot(index: Index, manifest: Manifest | None = None, previous: Snap
     codec = index.codec(manifest)
     segments = []
     for record in manifest.segments:
-        known = held.get(record.id)
-        segments.append(known if known and known.record == record else SegmentReader(index.files, record, codec))
+        segment = held.get(record.id)
+        if segment is None or segment.record != record:
+            segment = SegmentReader(index.files, record, codec)
+            segment.load()
+        segments.append(segment)
     return Snapshot(manifest, codec, index.codebook(manifest), segments)

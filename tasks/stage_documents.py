@@ -21,7 +21,8 @@ from index_format.index import Index
 from index_format.manifest import FileRef, Manifest
 from tasks import progress
 from tasks.prefect_task import as_task
-from tasks.sources import Rejected, Source, read_rows
+from tasks.rows import Rejected, Rows, Source
+from tasks.sources import read_rows
 
 SHARD_DOCUMENTS = 1000
 SHARD_CHARACTERS = 2_000_000
@@ -50,15 +51,21 @@ class StagedDocuments(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class _Staging:
-    """Counts and open shard while a source streams by."""
+    """Counts, and the shard that is being filled, while a source streams by."""
 
-    unchanged: int = 0
+    known: dict[str, bytes]
     seen: int = 0
-    rejected: list[Rejected] = field(default_factory=list)
+    unchanged: int = 0
     rejected_count: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+    seen_ids: set[bytes] = field(default_factory=set)
     pending: list[pa.Table] = field(default_factory=list)
-    pending_documents: int = 0
-    pending_characters: int = 0
+    documents: int = 0
+    characters: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.documents >= SHARD_DOCUMENTS or self.characters >= SHARD_CHARACTERS
 
     def reject(self, row: Rejected) -> None:
         self.seen += 1
@@ -66,15 +73,19 @@ class _Staging:
         if len(self.rejected) < _KEPT_REASONS:
             self.rejected.append(row)
 
+    def take(self) -> pa.Table:
+        """The shard as it stands, leaving an empty one."""
+        table = pa.concat_tables(self.pending, promote_options="permissive")
+        self.pending, self.documents, self.characters = [], 0, 0
+        return table
+
 
 def stage_documents(source: Source, address: str, run_id: str, base: Manifest | None) -> StagedDocuments:
     """Read a source, set bad rows aside with their reasons, and stage what is new or changed against `base`."""
     index = Index.at(address)
     known = {key: place.content_hash for key, place in live_documents(index.segments(base)).items()} if base else {}
-    staging = _Staging()
-    shards = []
-    for number, table in enumerate(_shard_tables(source, known, staging)):
-        shards.append(_write_shard(index, run_id, number, table))
+    staging = _Staging(known)
+    shards = [_write_shard(index, run_id, at, table) for at, table in enumerate(_shard_tables(source, staging))]
     rejected_file = _write_report(index, run_id, staging.rejected) if staging.rejected else None
     progress.report("load", total=staging.seen)
     return StagedDocuments(
@@ -102,34 +113,41 @@ def content_hash(title: str | None, text: str, metadata: dict[str, object] | Non
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).digest()
 
 
-def _shard_tables(source: Source, known: dict[str, bytes], staging: _Staging) -> Iterator[pa.Table]:
-    seen_ids: set[bytes] = set()
+def _shard_tables(source: Source, staging: _Staging) -> Iterator[pa.Table]:
     for rows in read_rows(source):
         if isinstance(rows, Rejected):
             staging.reject(rows)
             continue
-        accepted, hashes = [], []
-        for place, row in enumerate(rows.table.to_pylist()):
-            reason = _fault(row, seen_ids)
-            if reason:
-                staging.reject(Rejected(source.location, int(rows.numbers[place]), row["id"], reason))
-                continue
-            staging.seen += 1
-            digest = content_hash(row["title"], row["text"], row.get("metadata"))
-            if known.get(row["id"]) == digest:
-                staging.unchanged += 1
-                continue
-            accepted.append(place)
-            hashes.append(digest)
-            staging.pending_characters += len(row["text"])
+        yield from _fill(source, rows, staging)
         progress.report("load", advance=rows.table.num_rows)
-        if accepted:
-            staging.pending.append(_documents(rows.table.take(accepted), hashes))
-            staging.pending_documents += len(accepted)
-        if staging.pending_documents >= SHARD_DOCUMENTS or staging.pending_characters >= SHARD_CHARACTERS:
-            yield _take_pending(staging)
     if staging.pending:
-        yield _take_pending(staging)
+        yield staging.take()
+
+
+def _fill(source: Source, rows: Rows, staging: _Staging) -> Iterator[pa.Table]:
+    """Add the good rows that are new to the open shard; yields every shard that fills up."""
+    places: list[int] = []
+    hashes: list[bytes] = []
+    for place, row in enumerate(rows.table.to_pylist()):
+        reason = _fault(row, staging.seen_ids)
+        if reason:
+            staging.reject(Rejected(source.location, int(rows.numbers[place]), row["id"], reason))
+            continue
+        staging.seen += 1
+        digest = content_hash(row["title"], row["text"], row.get(schema.METADATA))
+        if staging.known.get(row["id"]) == digest:
+            staging.unchanged += 1
+            continue
+        places.append(place)
+        hashes.append(digest)
+        staging.documents += 1
+        staging.characters += len(row["text"])
+        if staging.full:
+            staging.pending.append(_documents(rows.table.take(places), hashes))
+            yield staging.take()
+            places, hashes = [], []
+    if places:
+        staging.pending.append(_documents(rows.table.take(places), hashes))
 
 
 def _fault(row: dict[str, str | None], seen_ids: set[bytes]) -> str | None:
@@ -153,12 +171,6 @@ def _documents(table: pa.Table, hashes: list[bytes]) -> pa.Table:
     columns = {**{name: table[name] for name in table.schema.names}, "content_hash": pa.array(hashes, pa.binary(32))}
     target = schema.documents_schema(metadata)
     return pa.table([columns[name] for name in target.names], schema=target)
-
-
-def _take_pending(staging: _Staging) -> pa.Table:
-    table = pa.concat_tables(staging.pending, promote_options="permissive")
-    staging.pending, staging.pending_documents, staging.pending_characters = [], 0, 0
-    return table
 
 
 def _write_shard(index: Index, run_id: str, number: int, table: pa.Table) -> Shard:

@@ -21,7 +21,7 @@ from index_format.index import Index
 from serving.search import Hit, search
 from serving.snapshot import open_snapshot
 from tasks import progress
-from tasks.sources import Source
+from tasks.rows import Source
 
 pytestmark = pytest.mark.usefixtures("prefect_here")
 
@@ -196,7 +196,7 @@ def test_other_bits_answer_too(write, tmp_path: Path, bits: int) -> None:
 def test_a_run_that_is_stopped_is_continued_from_its_finished_shards(write, tmp_path: Path, monkeypatch) -> None:
     """A finished shard leaves a receipt: the next run publishes its very segment and encodes only the rest."""
     monkeypatch.setattr("tasks.stage_documents.SHARD_DOCUMENTS", 1)
-    monkeypatch.setattr("tasks.sources.BATCH_ROWS", 1)
+    monkeypatch.setattr("tasks.tables.BATCH_ROWS", 1)
     index = tmp_path / "index"
     source = write(BEES, CATS, DOGS)
 

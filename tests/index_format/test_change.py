@@ -227,7 +227,7 @@ def test_every_segment_of_the_index_can_be_read_after_changes(index: Index, reci
     for segment in index.segments(index.current()):
         assert isinstance(segment, SegmentReader)
         assert len(segment.codes.offsets) == segment.record.passages + 1
-        assert segment.centroid_ids.max() < index.current().codebook.centroids
+        assert segment.centroids.ids.max() < index.current().codebook.centroids
 
 
 def test_documents_are_read_across_row_groups(index: Index, recipe: Recipe) -> None:

@@ -127,8 +127,8 @@ def _segment_lines(segment: SegmentReader, codec: Codec) -> list[str]:
     for token, (code, scale, vector) in enumerate(zip(own.codes, own.scales, vectors, strict=True)):
         decoded = " ".join(f"{value:.4f}" for value in vector)
         lines.append(f"token {token}  {code.tobytes().hex(' ')}  {scale.tobytes().hex()}  {float(scale)!r}  {decoded}")
-    lines.append(f"centroids.offsets  {segment.centroid_offsets.tobytes().hex(' ', 4)}")
-    lines.append(f"centroids.ids      {segment.centroid_ids.tobytes().hex(' ', 4)}")
+    lines.append(f"centroids.offsets  {segment.centroids.offsets.tobytes().hex(' ', 4)}")
+    lines.append(f"centroids.ids      {segment.centroids.ids.tobytes().hex(' ', 4)}")
     for ordinal in range(segment.record.passages):
         part = slice(own.offsets[ordinal], own.offsets[ordinal + 1])
         score = coded_maxsim(QUERY, codec, own.codes[part], own.scales[part])

@@ -27,7 +27,6 @@ TEXTS = {
     "<b>ids</b>": "<script>alert('not run')</script>",
 }
 PAGE = Path(serving.app.__file__).with_name("static") / "index.html"
-NO_STRICT_JSON = "the 422 echoes the input, which JSON cannot carry: the answer is a 500"
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +143,6 @@ def test_a_body_that_no_parser_takes_is_refused(client: TestClient, body: bytes)
     assert "Traceback" not in text
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason=NO_STRICT_JSON)
 @pytest.mark.parametrize("body", [rb'{"query": "\ud800"}', b'{"query": "a", "k": NaN}', b'{"query": "a", "k": 1e999}'])
 def test_a_value_that_json_cannot_carry_back_is_refused(client: TestClient, body: bytes) -> None:
     """Half a surrogate pair, not a number, infinity: the client's fault too."""

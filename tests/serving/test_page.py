@@ -18,7 +18,7 @@ from flows.parameters import BuildParameters
 from index_format.index import Index
 from serving.app import make_app
 from serving.searcher import Searcher
-from tasks.sources import Source
+from tasks.rows import Source
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [

@@ -123,10 +123,10 @@ def test_the_approximate_score_is_a_sum_of_best_centroids(snapshot: Snapshot) ->
     scores_CQ = centroid_scores(prepare_query(_query(16), snapshot.codec), snapshot.codebook.centroids)
     expected = []
     for passage in range(segment.record.passages):
-        start, end = (int(segment.centroid_offsets[at]) for at in (passage, passage + 1))
+        start, end = (int(segment.centroids.offsets[at]) for at in (passage, passage + 1))
         total = np.float32(0)
         for column in range(scores_CQ.shape[1]):
-            total += max(scores_CQ[centroid, column] for centroid in segment.centroid_ids[start:end])
+            total += max(scores_CQ[centroid, column] for centroid in segment.centroids.ids[start:end])
         expected.append(total)
     np.testing.assert_array_equal(approximate_scores(scores_CQ, segment), np.array(expected, np.float32))
 
@@ -135,9 +135,9 @@ def test_approximate_scores_are_right_across_blocks(tmp_path: Path) -> None:
     """More centroid ids than a block of 16,384 holds."""
     opened = random_snapshot(tmp_path, random_documents(7, [[90]] * 260, 8), bits=2, centroids=128)
     segment = opened.segments[0]
-    assert len(segment.centroid_ids) > 8 * BLOCK
+    assert len(segment.centroids.ids) > 8 * BLOCK
     scores_CQ = centroid_scores(prepare_query(_query(8, 3), opened.codec), opened.codebook.centroids)
-    parts = np.split(segment.centroid_ids, segment.centroid_offsets[1:-1])
+    parts = np.split(segment.centroids.ids, segment.centroids.offsets[1:-1])
     expected = [sum((scores_CQ[part].max(axis=0)), start=np.float32(0)) for part in parts]
     np.testing.assert_array_equal(approximate_scores(scores_CQ, segment), np.array(expected, np.float32))
 

@@ -189,7 +189,6 @@ def test_a_query_of_one_vector_finds_its_own_passage(snapshot: Snapshot) -> None
     assert search(snapshot, document.passages[0][:1], 1)[0].document_id == document.id
 
 
-@pytest.mark.xfail(reason="threads share one ParquetFile that buffers ahead: wrong reads, or a crash of the process")
 def test_hits_are_read_by_many_threads_at_once() -> None:
     """As the server does it: nothing fails, and each hit has the text of its own document."""
     command = [sys.executable, "-m", "tests.serving.ask_from_threads"]

@@ -22,16 +22,7 @@ from tests.strategies import delete, publish
 FIRST = {"bees": "Bees make honey.", "warm": "A warm wind blows from the south."}
 SECOND = {"lava": "Lava flows from the volcano.", "ice": "Ice floats on the water."}
 SWAPS = 20
-READ_LATER = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="open_snapshot checks this file only when a hit needs it"
-)
-SHARED_FILE = "threads share one ParquetFile that buffers ahead: one run in five crashes the process"
-SEGMENT_FILES = [
-    pytest.param("documents_file", marks=READ_LATER),
-    pytest.param("passages_file", marks=READ_LATER),
-    "codes_file",
-    "centroids_file",
-]
+SEGMENT_FILES = ["documents_file", "passages_file", "codes_file", "centroids_file"]
 
 
 class UnreliableStore(MemoryStore):
@@ -212,7 +203,6 @@ def test_a_refresher_outlives_a_store_failure(tmp_path: Path, encoder: Encoder) 
     assert (refresher.is_alive(), searcher.snapshot.version) == (False, 2)
 
 
-@pytest.mark.xfail(run=False, reason=SHARED_FILE)
 def test_searching_during_swaps_never_fails_and_never_mixes_versions(tmp_path: Path, encoder: Encoder) -> None:
     """Four threads ask while twenty versions replace every document; each answer is of one version alone."""
     index = Index.at(tmp_path / "index")

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import s3fs
 
-from tasks.sources import Rejected, Source, read_rows
+from tasks.rows import Rejected, Source
+from tasks.sources import read_rows
 
 Row = dict[str, object]
 ROWS: list[Row] = [

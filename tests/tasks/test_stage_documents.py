@@ -14,7 +14,7 @@ from index_format import keys, schema
 from index_format.errors import SourceError
 from index_format.index import Index
 from tasks import progress
-from tasks.sources import BATCH_ROWS, Source
+from tasks.rows import Source
 from tasks.stage_documents import (
     MAX_ID_CHARACTERS,
     SHARD_CHARACTERS,
@@ -25,6 +25,7 @@ from tasks.stage_documents import (
     remove_staged,
     stage_documents,
 )
+from tasks.tables import BATCH_ROWS
 from tests.strategies import add, delete, make_recipe
 
 Row = dict[str, object]
@@ -180,7 +181,6 @@ def test_shards_close_when_they_have_enough_documents(stage: Stage, index: Index
     assert [row["id"] for row in _staged(index, staged.shards)] == [row["id"] for row in rows]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="limits are looked at after whole batches of 1,024 rows")
 def test_shards_respect_their_limits(stage: Stage) -> None:
     """Neither more documents nor more characters, unless a single document has them."""
     staged = stage([{"id": f"d{number}", "text": "x" * 10_000} for number in range(1500)])
