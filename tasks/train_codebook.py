@@ -25,9 +25,11 @@ from tasks.prefect_task import as_task
 CENTROIDS_PER_ROOT_TOKEN = 4  # 4·√tokens: the best 400 passages by centroids held the exact top ten (ADR 0002)
 MAX_CENTROIDS = 1 << 18
 SAMPLE_PER_CENTROID = 64
-MAX_SAMPLE = 1 << 18  # vectors; bounds memory whatever the corpus
+MAX_SAMPLE = 1 << 17  # vectors: 200 MB at 384 dimensions, so that a build needs no more memory than its encoding
+LEAST_PER_CENTROID = 16  # even where that is more
 ITERATIONS = 8
 SEED = 20
+_BLOCK = 8192  # vectors decompressed at once
 
 
 def centroids_for(tokens: int) -> int:
@@ -41,7 +43,9 @@ def train_codebook(address: str, segments: Sequence[EncodedSegment], codec: Code
     index = Index.at(address)
     tokens = sum(segment.tokens for segment in segments)
     centroids = centroids_for(tokens)
-    sample = _sample(index, segments, read_codec(index.files, codec, dim), centroids * SAMPLE_PER_CENTROID)
+    most = max(MAX_SAMPLE, LEAST_PER_CENTROID * centroids)
+    size = min(tokens, SAMPLE_PER_CENTROID * centroids, most)
+    sample = _sample(index, segments, read_codec(index.files, codec, dim), size)
     trained = kmeans(sample, centroids)
     codebook_id = keys.new_id()
     file = write_object(index.store, keys.codebook(codebook_id), write_npz({"centroids": trained}))
@@ -71,16 +75,18 @@ def kmeans(sample: NDArray[np.float32], centroids: int) -> NDArray[np.float32]:
     return current
 
 
-def _sample(index: Index, segments: Sequence[EncodedSegment], codec: Codec, wanted: int) -> NDArray[np.float32]:
-    """Up to `wanted` token vectors, drawn evenly from all segments."""
+def _sample(index: Index, segments: Sequence[EncodedSegment], codec: Codec, size: int) -> NDArray[np.float32]:
+    """`size` token vectors float32 [size, D], drawn evenly from all segments."""
     total = sum(segment.tokens for segment in segments)
-    size = min(total, wanted, MAX_SAMPLE)
     chosen = np.sort(np.random.default_rng(SEED).choice(total, size, replace=False))
-    parts = []
-    first = 0
+    sample = np.empty((size, codec.dim), np.float32)
+    first = filled = 0
     for segment in segments:
         own = chosen[(chosen >= first) & (chosen < first + segment.tokens)] - first
         arrays = map_codes(index.files, segment, codec)
-        parts.append(codec.decompress(arrays.codes[own], arrays.scales[own]))
+        for start in range(0, len(own), _BLOCK):
+            rows = own[start : start + _BLOCK]
+            sample[filled : filled + len(rows)] = codec.decompress(arrays.codes[rows], arrays.scales[rows])
+            filled += len(rows)
         first += segment.tokens
-    return np.concatenate(parts)
+    return sample

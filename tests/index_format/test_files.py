@@ -30,6 +30,8 @@ def use_everything(index: Index) -> None:
     """Read what a search would read."""
     manifest = index.current()
     index.codebook(manifest)
+    for segment in index.segments(manifest):
+        segment.load()
     live_texts(index)
 
 

@@ -82,11 +82,11 @@ def test_offsets_that_do_not_rise_to_the_total_are_refused(
     codes, scales = recipe.codec.compress(np.zeros((7, 8), np.float32))
     file = arrays_file(index, keys.codes(keys.new_id()), {"offsets": array, "codes": codes, "scales": scales})
     with pytest.raises(IndexCorrupt, match="offsets"):
-        SegmentReader(index.files, msgspec.structs.replace(record, codes_file=file), recipe.codec)
+        SegmentReader(index.files, msgspec.structs.replace(record, codes_file=file), recipe.codec).load()
     touched = {"offsets": array, "ids": np.zeros(7, np.uint32)}
     file = arrays_file(index, keys.centroids(record.id, keys.new_id()), touched)
     with pytest.raises(IndexCorrupt, match="offsets"):
-        SegmentReader(index.files, msgspec.structs.replace(record, centroids_file=file), recipe.codec)
+        SegmentReader(index.files, msgspec.structs.replace(record, centroids_file=file), recipe.codec).load()
 
 
 @pytest.mark.parametrize("ordinals", [[0, 3], [1, 0], [1, 1], [0, 1, 2], [0]])
@@ -98,7 +98,7 @@ def test_deletions_that_do_not_fit_the_segment_are_refused(
     file = arrays_file(index, key, {"ordinals": np.array(ordinals, np.uint32)})
     wrong = msgspec.structs.replace(record, deletions=DeletionRecord(passages=2, documents=1, file=file))
     with pytest.raises(IndexCorrupt, match="ordinals"):
-        SegmentReader(index.files, wrong, recipe.codec)
+        SegmentReader(index.files, wrong, recipe.codec).load()
 
 
 def test_tables_that_are_not_as_promised_are_refused(index: Index, recipe: Recipe, record: SegmentRecord) -> None:

@@ -1,0 +1,1 @@
+"""What Colonnade costs and what it finds, measured: `python -m benchmarks.quality DATA_FOLDER`."""

@@ -1,0 +1,110 @@
+"""Results as tables: in a terminal after a run, and as Markdown by `python -m benchmarks.report RESULT.json`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.results import Results, load
+
+MEMORY = "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One table: a title, the head of each column, and rows of text."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def tables(results: Results) -> list[Figures]:
+    """Every table that the results can fill."""
+    collections = {name: measured for name, measured in results.items() if name != MEMORY}
+    memory = [memory_table(results[MEMORY])] if MEMORY in results else []
+    if not collections:
+        return memory
+    return [_quality(collections), _bytes(collections), _stages(collections), _queries(collections), *memory]
+
+
+def _quality(collections: Results) -> Figures:
+    names = {"bm25": "BM25", "single_vector": "single vector", "exact": "exact MaxSim", "colonnade": "Colonnade 4 bits"}
+    rows = []
+    for name, measured in collections.items():
+        found = measured | measured["road"]
+        cells = [f"{found[one]['ndcg_10']:.3f} / {found[one]['recall_100']:.3f}" for one in names]
+        rows.append([name, *cells, f"{found['shallow_ndcg_10']:.3f}", f"{found['overlap_10']:.3f}"])
+    head = ["collection", *names.values(), "Colonnade, k 10", "top 10 shared with exact"]
+    return Figures("nDCG@10 / Recall@100", head, rows)
+
+
+def _bytes(collections: Results) -> Figures:
+    kinds = list(next(iter(collections.values()))["road"]["bytes"]["by_file"])
+    rows = []
+    for name, measured in collections.items():
+        road = measured["road"]
+        each = [f"{road['bytes']['by_file'][kind] / road['passages']:,.0f}" for kind in kinds]
+        total = [f"{road['bytes']['per_passage']:,.0f}", f"{road['bytes']['per_token']:.1f}"]
+        rows.append([name, f"{road['passages']:,}", f"{road['tokens'] / road['passages']:.0f}", *each, *total])
+    head = ["collection", "passages", "tokens a passage", *kinds, "all", "bytes a token"]
+    return Figures("Bytes a passage", head, rows)
+
+
+def _stages(collections: Results) -> Figures:
+    rows = []
+    for name, measured in collections.items():
+        road, seconds = measured["road"], measured["road"]["speed"]["seconds"]
+        stages = [f"{seconds[stage]:.1f}" for stage in ("load", "encode", "codebook", "centroids", "publish")]
+        whole = sum(seconds.values())
+        rates = [f"{road['tokens'] / seconds['encode']:,.0f}", f"{road['tokens'] / seconds['centroids']:,.0f}"]
+        both = [f"{road['passages'] / whole:,.1f}", f"{road['tokens'] / whole:,.0f}"]
+        rows.append([name, f"{road['tokens']:,}", *stages, *rates, *both])
+    head = ["collection", "tokens", "load s", "encode s", "codebook s", "centroids s", "publish s"]
+    head += ["encode tokens/s", "centroids tokens/s", "build passages/s", "build tokens/s"]
+    return Figures("Speed of the build", head, rows)
+
+
+def _queries(collections: Results) -> Figures:
+    rows = []
+    for name, measured in collections.items():
+        road, speed = measured["road"], measured["road"]["speed"]
+        times = [f"{speed[one]:.1f}" for one in ("encode_query_p50_ms", "search_p50_ms", "search_p95_ms")]
+        rows.append([name, f"{road['passages']:,}", f"{road['segments']}", f"{road['centroids']:,}", *times])
+    head = ["collection", "passages", "segments", "centroids", "encode a query, p50 ms"]
+    return Figures("Speed of a query, k 10", [*head, "search p50 ms", "search p95 ms"], rows)
+
+
+def memory_table(memory: dict[str, Any]) -> Figures:
+    """Peaks of the builds of different sizes."""
+    first, rows = memory["peaks"][0], []
+    for peak in memory["peaks"]:
+        built = [f"{peak['documents']:,}", f"{peak['tokens']:,}", f"{peak['seconds']:.0f}"]
+        peaks = [f"{peak[which]:,.0f}" for which in ("peak_mib", "server_mib")]
+        rows.append([*built, *peaks, f"{peak['peak_mib'] / first['peak_mib']:.2f}"])
+    head = ["documents", "tokens", "build s", "peak MiB", "Prefect's server MiB", "peak to the first"]
+    return Figures(f"Peak memory of a build ({memory['collection']})", head, rows)
+
+
+def print_table(console: Console, figures: Figures) -> None:
+    """Show a table in a terminal."""
+    table = Table(*figures.head, title=figures.title)
+    for row in figures.rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def markdown(figures: Figures) -> str:
+    """A table as Markdown, figures to the right."""
+    lines = [figures.head, ["---", *["---:"] * (len(figures.head) - 1)], *figures.rows]
+    return f"## {figures.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    for one in tables(load(Path(sys.argv[1]))):
+        print(markdown(one))
