@@ -14,8 +14,9 @@ help: ## List the targets
 setup: $(VENV)/.ready ## Make the environment (pip, pinned by constraints.txt)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "Making the environment in $(VENV): some minutes and 2 GB the first time ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: setup ## Index the docstrings on this machine, answer a few questions, and serve them

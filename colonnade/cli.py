@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from index_format.errors import ColonnadeError, CommitConflict, CommitUnknown, InputError, StorageError
+from index_format.errors import (
+    ColonnadeError,
+    CommitConflict,
+    CommitUnknown,
+    InputError,
+    NothingToIndex,
+    ObjectMissing,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -184,13 +192,14 @@ def inspect(
     """Tell what an index holds: versions, documents, bytes by file, encoder."""
     from colonnade import inspection, terminal
     from index_format.index import Index
+    from index_format.reports import read_report
 
     place = Index.at(index)
     manifest = place.current() if version is None else place.version(version)
     if versions:
         terminal.print_rows(inspection.versions(place), as_json)
     elif rejected:
-        terminal.print_rows(inspection.rejected_rows(place, manifest.commit.rejected_file), as_json)
+        terminal.print_rows(read_report(place.files, manifest.commit.rejected_file), as_json)
     elif as_json:
         terminal.print_json(inspection.describe(manifest, place.address))
     else:
@@ -200,7 +209,7 @@ def inspect(
 @app.command()
 def demo(
     index: Annotated[Path, typer.Option(help="Where the demo keeps its index")] = Path(".demo/index"),
-    documents: Annotated[int, typer.Option(min=100, help="How many docstrings to index")] = 3000,
+    documents: Annotated[int, typer.Option(min=100, help="How many docstrings to index, at most")] = 2800,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
 ) -> None:
     """Index the docstrings of this Python and its packages, answer a few questions, and serve them."""
@@ -234,6 +243,8 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
     match error:
         case InputError():
             return str(error), 3
+        case ObjectMissing():  # a manifest names a file that is gone
+            return f"{error} Restore the file or rebuild.", 4
         case StorageError() | CommitConflict() | CommitUnknown():
             return str(error), 5
         case ColonnadeError():
@@ -254,13 +265,18 @@ def _run(call: Callable[[], Summary], list_rejected: bool, as_json: bool) -> Non
     from colonnade import inspection, terminal
     from colonnade.running import run_flow
     from index_format.index import Index
+    from index_format.reports import read_report
 
     try:
         summary = run_flow(call)
+    except NothingToIndex as error:
+        if list_rejected:
+            terminal.print_rows(error.reasons, as_json)
+        raise
     except KeyboardInterrupt:
         typer.echo("Interrupted. The index is as it was; finished shards are kept for the next run.", err=True)
         raise
-    rejected = inspection.rejected_rows(Index.at(summary.index), summary.rejected_file) if summary.rejected else []
+    rejected = read_report(Index.at(summary.index).files, summary.rejected_file)
     if as_json:
         terminal.print_json(inspection.summary_as_dict(summary, rejected if list_rejected else None))
         return
@@ -280,7 +296,7 @@ def _validated(model: type[Parameters], **values: object) -> Parameters:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors())
+        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
         raise InputError("; ".join(faults) + ".") from None
 
 

@@ -13,10 +13,10 @@ from index_format.index import Index
 from serving.searcher import Searcher
 
 QUESTIONS = (
-    "How do I turn a string into a date?",
-    "compress a file with gzip",
-    "run a function in another process and wait for its result",
-    "What raises an error when two arrays have different shapes?",
+    "Which elements of a list come most often?",
+    "make a temporary folder that is deleted afterwards",
+    "split a string like a shell does",
+    "run a command and wait for its result",
 )
 
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from index_format import schema
 from index_format.index import Index
-from index_format.manifest import FileRef, Manifest
+from index_format.manifest import Manifest
 
 if TYPE_CHECKING:
     from flows.summary import Summary
@@ -52,15 +51,6 @@ def versions(index: Index) -> list[dict[str, Any]]:
         commit = index.version(number).commit
         kept = ("operation", "created_at", "added", "changed", "deleted", "rejected")
         rows.append({"version": number, **{name: getattr(commit, name) for name in kept}})
-    return rows
-
-
-def rejected_rows(index: Index, report: FileRef | None) -> list[dict[str, Any]]:
-    """The rows that a run set aside: source, row, id, reason."""
-    if report is None:
-        return []
-    file = schema.open_parquet(index.files.path(report))
-    rows: list[dict[str, Any]] = file.read().to_pylist()
     return rows
 
 

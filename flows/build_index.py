@@ -14,9 +14,10 @@ from flows.parameters import AddParameters, BuildParameters
 from flows.summary import Stopwatch, Summary
 from index_format import keys
 from index_format.change import Addition, Origin, refuse_other_encoder
-from index_format.errors import InputError
+from index_format.errors import InputError, NothingToIndex
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, EncoderRecord, Manifest, SegmentRecord
+from index_format.reports import read_report
 from tasks import progress
 from tasks.assign_centroids import assign_centroids_task
 from tasks.encode_shard import Recipe, calibrate_codec_task, encode_shard_task, remove_receipts
@@ -111,9 +112,10 @@ def _origin(base: Manifest | None, staged: StagedDocuments, parameters: BuildPar
 
 def _nothing_new(index: Index, base: Manifest | None, staged: StagedDocuments, watch: Stopwatch) -> Summary:
     if base is None:
-        raise InputError(
-            f"No document could be indexed: of {staged.seen} rows {staged.rejected} were set aside and none is left. "
-            "See the reasons with --list-rejected."
+        reasons = read_report(index.files, staged.rejected_file)
+        first = "; ".join(str(row["reason"]) for row in reasons[:3])
+        raise NothingToIndex(
+            f"No document to index: {staged.rejected} of {staged.seen} rows set aside: {first}.", reasons
         )
     return _summary(index, None, staged, [], watch)
 

@@ -5,6 +5,7 @@ The kinds follow what the caller does next, not what went wrong inside:
     ColonnadeError
     ├── InputError            fix what you gave us, then run again
     │   ├── SourceError       the documents to read
+    │   ├── NothingToIndex    every row of the source was set aside
     │   └── EncoderMismatch   this index was written with another encoder
     ├── IndexNotFound         there is no index at that place
     ├── IndexCorrupt          bytes are not what the manifest says: restore or rebuild
@@ -21,6 +22,7 @@ Messages say what, where, expected, got and what to do next; they are for people
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 
 class ColonnadeError(Exception):
@@ -33,6 +35,14 @@ class InputError(ColonnadeError):
 
 class SourceError(InputError):
     """The source of documents cannot be read at all."""
+
+
+class NothingToIndex(InputError):
+    """A new index would be empty. `reasons` are the rows of the source that were set aside, one dictionary each."""
+
+    def __init__(self, message: str, reasons: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
 
 
 class EncoderMismatch(InputError):

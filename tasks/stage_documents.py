@@ -19,6 +19,7 @@ from index_format.change import live_documents
 from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import FileRef, Manifest
+from index_format.reports import write_report
 from tasks import progress
 from tasks.prefect_task import as_task
 from tasks.rows import Rejected, Rows, Source
@@ -86,7 +87,8 @@ def stage_documents(source: Source, address: str, run_id: str, base: Manifest | 
     known = {key: place.content_hash for key, place in live_documents(index.segments(base)).items()} if base else {}
     staging = _Staging(known)
     shards = [_write_shard(index, run_id, at, table) for at, table in enumerate(_shard_tables(source, staging))]
-    rejected_file = _write_report(index, run_id, staging.rejected) if staging.rejected else None
+    rejected = map(asdict, staging.rejected)
+    rejected_file = write_report(index.store, run_id, rejected) if staging.rejected else None
     progress.report("load", total=staging.seen)
     return StagedDocuments(
         shards=shards,
@@ -183,8 +185,3 @@ def _write_shard(index: Index, run_id: str, number: int, table: pa.Table) -> Sha
         documents=table.num_rows,
         characters=sum(map(len, table["text"].to_pylist())),
     )
-
-
-def _write_report(index: Index, run_id: str, rejected: list[Rejected]) -> FileRef:
-    table = pa.Table.from_pylist([asdict(row) for row in rejected], schema=schema.REJECTED)
-    return write_object(index.store, keys.rejected(run_id), schema.write_parquet(table))

@@ -91,6 +91,15 @@ def test_rows_set_aside_are_listed_on_request(run: Run, source: Path, tmp_path: 
     assert [(row["row"], row["id"], row["reason"]) for row in later] == [(3, "empty", "the text is empty")]
 
 
+def test_a_source_of_bad_rows_alone_lists_them_and_fails(run: Run, tmp_path: Path) -> None:
+    """The reasons on stdout when asked for, the summary of them on stderr, exit code 3."""
+    (tmp_path / "bad.jsonl").write_text('{"id": "a", "text": ""}\n{"text": "no id"}\n')
+    outcome = run("build", tmp_path / "bad.jsonl", tmp_path / "index", "--list-rejected", "--json")
+    assert outcome.code == 3
+    assert [row["reason"] for row in json.loads(outcome.out)] == ["the text is empty", "the id is missing"]
+    assert "2 of 2 rows set aside" in outcome.err
+
+
 def test_ids_to_delete_come_from_a_file_too(run: Run, source: Path, tmp_path: Path) -> None:
     """One id a line."""
     run("build", source, tmp_path / "index")

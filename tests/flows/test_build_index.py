@@ -16,7 +16,7 @@ from flows.delete_documents import delete_documents
 from flows.parameters import AddParameters, BuildParameters, DeleteParameters
 from flows.summary import Summary
 from index_format import schema
-from index_format.errors import EncoderMismatch, IndexNotFound, InputError, StorageError
+from index_format.errors import EncoderMismatch, IndexNotFound, InputError, NothingToIndex, StorageError
 from index_format.index import Index
 from serving.search import Hit, search
 from serving.snapshot import open_snapshot
@@ -137,7 +137,7 @@ def test_rows_that_cannot_be_indexed_are_set_aside_with_their_reasons(write, tmp
 
 def test_a_source_without_one_good_row_makes_no_index(write, tmp_path: Path) -> None:
     """Nothing to index is an error that counts what was set aside, and no version appears."""
-    with pytest.raises(InputError, match="of 1 rows 1 were set aside"):
+    with pytest.raises(NothingToIndex, match="1 of 1 rows set aside: the text is empty"):
         build(write({"id": "a", "text": ""}), tmp_path / "index")
     assert Index.at(tmp_path / "index").versions() == []
 
