@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 _REVISION = 1  # part of the fingerprint: raise it when the same machine would give other documents
 _STANDARD_LIBRARY_SHARE = 0.6
-_DEEPEST_FILE = 3  # folders below a package's root
+_DEEPEST_FILE = 2  # parts of a path: deeper files are many, and few of their names are near the top
 _LEFT_OUT = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
 _KINDS = {ast.Module: "module", ast.ClassDef: "class", ast.FunctionDef: "function", ast.AsyncFunctionDef: "function"}
 
