@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -21,6 +22,9 @@ def run_server(
     index: Index, encoder: Encoder, host: str, port: int, *, on_start: Callable[[Searcher], None] | None = None
 ) -> None:
     """Serve until stopped by Ctrl-C or SIGTERM. `on_start` runs once the address is bound, before the first answer."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Uvicorn drains, then raises the signal again for whoever handled it before: to be asked to stop is no fault.
+        signal.signal(number, lambda *_: sys.exit(0))
     listener = _bind(host, port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -38,9 +42,6 @@ def run_server(
         on_start(searcher)
     terminal.out.print("Stop with Ctrl-C.")
     config = uvicorn.Config(make_app(searcher, index.address), log_level="warning", access_log=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Uvicorn drains, then raises the signal again for whoever handled it before: to be asked to stop is no fault.
-        signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -50,6 +51,7 @@ def _bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # from here on clients wait instead of being refused
     except OSError as error:
         listener.close()
         raise InputError(
