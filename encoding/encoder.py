@@ -1,7 +1,7 @@
 """Text to token vectors, for documents and queries alike, so that the two cannot drift apart.
 
 A plain encoder's last hidden states, one L2-normalised vector a token. The encoder's own markers and
-punctuation are attended to but not kept: they match everything a little and cost a sixth of the bytes.
+punctuation are attended to but not kept: they match everything a little and cost bytes.
 There is no [MASK] expansion: a model that was not trained for it loses by it.
 """
 

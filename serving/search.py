@@ -7,7 +7,7 @@
 5. The best k by score, then by document id, then by place in the document.
 
 A snapshot of at most a million tokens, or with no more live passages than candidates, skips 1 to 3 and is
-searched exhaustively: that is exact, and takes half a second at most (docs/decisions/0003).
+searched exhaustively: that misses nothing, and takes about half a second at that size (docs/decisions/0003).
 """
 
 from __future__ import annotations

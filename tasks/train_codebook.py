@@ -22,7 +22,7 @@ from index_format.segment import EncodedSegment, map_codes, read_codec
 from tasks import progress
 from tasks.prefect_task import as_task
 
-CENTROIDS_PER_ROOT_TOKEN = 4  # 4·√tokens: the best 400 passages by centroids held the exact top ten (ADR 0002)
+CENTROIDS_PER_ROOT_TOKEN = 4  # docs/decisions/0003
 MAX_CENTROIDS = 1 << 18
 SAMPLE_PER_CENTROID = 64
 MAX_SAMPLE = 1 << 17  # vectors: 200 MB at 384 dimensions, so that a build needs no more memory than its encoding
