@@ -80,8 +80,9 @@ def write_centroids(store: Store, segment: EncodedSegment, files: FileCache, cod
         end = start + _BLOCK
         ids[start:end] = book.nearest(codec.decompress(arrays.codes[start:end], arrays.scales[start:end]))
     offsets, distinct = distinct_per_passage(arrays.offsets, ids)
+    narrow = distinct.astype(schema.centroid_id_dtype(len(book.centroids)))
     key = keys.centroids(segment.id, keys.new_id())
-    return write_object(store, key, write_npz({"offsets": offsets, "ids": distinct}))
+    return write_object(store, key, write_npz({"offsets": offsets, "ids": narrow}))
 
 
 _BLOCK = 16384  # tokens decompressed at once
@@ -98,10 +99,10 @@ class Codes:
 
 @dataclass(frozen=True, slots=True)
 class PassageCentroids:
-    """The mapped arrays of centroids.npz: ids uint32, ascending in each passage, and offsets uint32 [P + 1]."""
+    """The mapped arrays of centroids.npz: ids uint16 or uint32, ascending in each passage, offsets uint32 [P + 1]."""
 
     offsets: NDArray[np.uint32]
-    ids: NDArray[np.uint32]
+    ids: NDArray[np.uint16] | NDArray[np.uint32]
 
 
 def map_codes(files: FileCache, segment: EncodedSegment | SegmentRecord, codec: Codec) -> Codes:
@@ -117,9 +118,11 @@ def map_codes(files: FileCache, segment: EncodedSegment | SegmentRecord, codec: 
 class SegmentReader:
     """One segment of one version. What it holds is fetched, checked and mapped when first asked for."""
 
-    def __init__(self, files: FileCache, record: SegmentRecord, codec: Codec) -> None:
+    def __init__(self, files: FileCache, record: SegmentRecord, codec: Codec, centroids: int) -> None:
+        """codec: the index's. centroids: how many the codebook of this version has."""
         self._files = files
         self._codec = codec
+        self._centroids = centroids
         self._reading = threading.Lock()  # a ParquetFile is for one thread at a time
         self.record = record
 
@@ -138,7 +141,7 @@ class SegmentReader:
     def centroids(self) -> PassageCentroids:
         """The distinct centroid ids of each passage."""
         path = self._files.path(self.record.centroids_file)
-        arrays = map_npz(path, schema.centroid_arrays(self.record.passages))
+        arrays = map_npz(path, schema.centroid_arrays(self.record.passages, self._centroids))
         _check_offsets(arrays["offsets"], len(arrays["ids"]), f"{path}: offsets")
         return PassageCentroids(arrays["offsets"], arrays["ids"])  # type: ignore[arg-type]  # dtypes are in the specs
 
@@ -167,6 +170,21 @@ class SegmentReader:
     def document_ids(self) -> pa.Array:
         """The id of each document, by row."""
         return self._read_columns(["id"])["id"].combine_chunks()
+
+    def document_id(self, ordinal: int) -> str:
+        """The id of the document that a passage belongs to."""
+        document_id: str = self.document_ids[int(self.document_rows[ordinal])].as_py()
+        return document_id
+
+    @cached_property
+    def numbers(self) -> NDArray[np.uint32]:
+        """The place of each passage in its document: uint32 [P]."""
+        return np.asarray(self.passages["number"].to_numpy(), np.uint32)
+
+    def span(self, ordinal: int) -> tuple[int, int]:
+        """The first character of a passage in its document's text, and one past its last."""
+        start, end = (self.passages[name][ordinal].as_py() for name in ("start", "end"))
+        return start, end
 
     @cached_property
     def content_hashes(self) -> list[bytes]:
