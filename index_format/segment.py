@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -72,13 +73,28 @@ def write_segment(store: Store, content: SegmentContent) -> EncodedSegment:
     )
 
 
-def write_centroids(store: Store, segment: EncodedSegment, files: FileCache, codec: Codec, book: Codebook) -> FileRef:
-    """Find the centroids that each passage of a segment touches and write them beside it."""
+Nearest = Callable[[NDArray[np.float32]], NDArray[np.uint32]]
+"""Token vectors float32 [T, D] to the id of each one's centroid: uint32 [T]."""
+
+
+def write_centroids(
+    store: Store,
+    segment: EncodedSegment,
+    files: FileCache,
+    codec: Codec,
+    book: Codebook,
+    nearest: Nearest | None = None,
+) -> FileRef:
+    """Find the centroids that each passage of a segment touches and write them beside it.
+
+    nearest: what finds them; `book.nearest` by default.
+    """
     arrays = map_codes(files, segment, codec)
+    find = nearest or book.nearest
     ids = np.empty(segment.tokens, np.uint32)
     for start in range(0, segment.tokens, _BLOCK):
         end = start + _BLOCK
-        ids[start:end] = book.nearest(codec.decompress(arrays.codes[start:end], arrays.scales[start:end]))
+        ids[start:end] = find(codec.decompress(arrays.codes[start:end], arrays.scales[start:end]))
     offsets, distinct = distinct_per_passage(arrays.offsets, ids)
     narrow = distinct.astype(schema.centroid_id_dtype(len(book.centroids)))
     key = keys.centroids(segment.id, keys.new_id())

@@ -71,47 +71,58 @@ class Query:
 
     def _arrange(self, bits: int, offsets: NDArray[np.float32]) -> list[Lanes]:
         size = MOST_BLOCKS * self.level.lanes
-        return [self._fill(slice(at, at + size), bits, offsets) for at in range(0, len(self.vectors), size)]
+        parts = [slice(at, at + size) for at in range(0, len(self.vectors), size)]
+        return [_fill(self.levels[own], self.scales[own], offsets[own], bits, self.level) for own in parts]
 
-    def _fill(self, own: slice, bits: int, offsets: NDArray[np.float32]) -> Lanes:
-        levels, lanes = self.levels[own], self.level.lanes
-        blocks = -(-len(levels) // lanes)
-        planes, width = 8 // bits, levels.shape[1] * bits // 8
-        groups = -(-width // 4)
-        padded = np.zeros((planes, groups * 4, blocks * lanes), np.int8)
-        padded[:, :width, : len(levels)] = levels.T.reshape(planes, width, -1)
-        query = padded.reshape(planes * groups, 4, blocks, lanes).transpose(0, 2, 3, 1)
-        corrections = (2**bits - 1) * levels.sum(axis=1)
-        return Lanes(
-            vectors=len(levels),
-            blocks=blocks,
-            query=np.ascontiguousarray(query),
-            corrections=_padded(corrections.astype(np.int32), blocks * lanes),
-            scales=_padded(self.scales[own] * np.float32(0.5), blocks * lanes),
-            offsets=_padded(offsets[own], blocks * lanes),
-        )
+
+def _fill(
+    levels: NDArray[np.float32], scales: NDArray[np.float32], offsets: NDArray[np.float32], bits: int, level: Level
+) -> Lanes:
+    """Lanes of query levels float32 [Q, D], for codes of `bits`."""
+    blocks = -(-len(levels) // level.lanes)
+    planes, width = 8 // bits, levels.shape[1] * bits // 8
+    groups = -(-width // 4)
+    padded = np.zeros((planes, groups * 4, blocks * level.lanes), np.int8)
+    padded[:, :width, : len(levels)] = levels.T.reshape(planes, width, -1)
+    query = padded.reshape(planes * groups, 4, blocks, level.lanes).transpose(0, 2, 3, 1)
+    corrections = (2**bits - 1) * levels.sum(axis=1)
+    return Lanes(
+        vectors=len(levels),
+        blocks=blocks,
+        query=np.ascontiguousarray(query),
+        corrections=_padded(corrections.astype(np.int32), blocks * level.lanes),
+        scales=_padded(scales * np.float32(0.5), blocks * level.lanes),
+        offsets=_padded(offsets, blocks * level.lanes),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class CodedCentroids:
-    """Centroids in 8 bits a dimension. codes: uint8 [C, D], scales: float16 [C]."""
+    """Centroids in 8 bits a dimension. codes: uint8 [C, D], scales: float16 [C], half_norms: float32 [C]."""
 
     codes: NDArray[np.uint8]
     scales: NDArray[np.float16]
+    half_norms: NDArray[np.float32]
 
     @staticmethod
     def of(centroids: NDArray[np.float32]) -> CodedCentroids:
         codec = Codec(np.zeros(centroids.shape[1], np.float32), 8)
-        return CodedCentroids(*codec.compress(centroids))
+        codes, scales = codec.compress(centroids)
+        decoded = codec.decompress(codes, scales)
+        return CodedCentroids(codes, scales, np.einsum("cd,cd->c", decoded, decoded) / np.float32(2))
 
 
 def prepare_query(vectors: NDArray[np.float32], codec: Codec, level: Level | None = None) -> Query:
     """Round query vectors float32 [Q, D] to 8-bit levels, each on its own scale."""
     vectors = np.ascontiguousarray(vectors, np.float32)
+    levels, scales = _round(vectors)
+    return Query(vectors, levels, scales, vectors @ codec.mean, codec.bits, level or best_level())
+
+
+def _round(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     scales = np.abs(vectors).max(axis=1, initial=0.0) / np.float32(QUERY_LEVELS)
     scales[scales == 0] = 1
-    levels = np.rint(vectors / scales[:, None])
-    return Query(vectors, levels, scales, vectors @ codec.mean, codec.bits, level or best_level())
+    return np.rint(vectors / scales[:, None]), scales
 
 
 def maxsim(
@@ -162,6 +173,36 @@ def approximate_scores(
 
         _in_threads(scan, len(sums), threads)
     return sums
+
+
+def nearest_centroids(
+    vectors: NDArray[np.float32], centroids: CodedCentroids, *, threads: int = 1, level: Level | None = None
+) -> NDArray[np.uint32]:
+    """The nearest centroid of token vectors float32 [T, D], both rounded to 8 bits: uint32 [T]."""
+    level = level or best_level()
+    size = MOST_BLOCKS * level.lanes
+    kernel = native.nearest_kernel(level, MOST_BLOCKS)
+    ids = np.zeros(-(-len(vectors) // size) * size, np.int32)
+
+    def find(first: int, last: int) -> None:
+        for at in range(first * size, min(last * size, len(vectors)), size):
+            own = vectors[at : at + size]
+            levels, scales = _round(own)
+            lanes = _fill(_padded_rows(levels, size), _padded(scales, size), np.zeros(size, np.float32), 8, level)
+            kernel(
+                len(centroids.codes),
+                centroids.codes.shape[1],
+                _address(centroids.codes),
+                _address(centroids.scales),
+                _address(centroids.half_norms),
+                _address(lanes.query),
+                _address(lanes.corrections),
+                _address(lanes.scales),
+                _address(ids[at:]),
+            )
+
+    _in_threads(find, len(ids) // size, threads)
+    return ids[: len(vectors)].astype(np.uint32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +258,12 @@ def _in_threads(work: Callable[[int, int], None], count: int, threads: int) -> N
 
 def _padded(values: NDArray[Value], lanes: int) -> NDArray[Value]:
     padded = np.zeros(lanes, values.dtype)
+    padded[: len(values)] = values
+    return padded
+
+
+def _padded_rows(values: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    padded = np.zeros((rows, values.shape[1]), np.float32)
     padded[: len(values)] = values
     return padded
 

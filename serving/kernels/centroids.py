@@ -3,6 +3,8 @@
 `centroid_values` scores every centroid (in codes of 8 bits) against the query. `round_table` makes bytes of
 that: a row of the table is one centroid, a column one query vector, on one step for all columns, so that bytes
 of different columns can be added. `scan` gives each passage the sum over query vectors of its best byte.
+
+`nearest` is the same product the other way round: token vectors in the lanes, each to find its centroid.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from serving.kernels.ir_loops import (
     intrinsic,
     larger_float,
     pointer,
+    splat,
 )
 from serving.kernels.levels import Level
 from serving.kernels.products import Products
@@ -58,6 +61,20 @@ SCAN_ARGUMENTS = {
     "table": pointer,  # u8 [a power of two, lanes of all blocks]
     "mask": i64,  # that power of two less one: a wrong id in a file reads a wrong row, never beyond the table
     "sums": pointer,  # i32 [passages], added to; a negative one marks a passage that is left alone
+}
+
+
+NEAREST = "nearest"
+NEAREST_ARGUMENTS = {
+    "count": i64,  # centroids
+    "row_bytes": i64,
+    "codes": pointer,  # u8 [count, row_bytes]
+    "code_scales": pointer,  # f16 [count]
+    "half_norms": pointer,  # f32 [count]: half the squared length of each centroid
+    "query": pointer,  # i8, see products.py
+    "corrections": pointer,  # i32 [lanes of all blocks]
+    "scales": pointer,  # f32 [lanes of all blocks]
+    "ids": pointer,  # i32 [lanes of all blocks], written
 }
 
 
@@ -127,4 +144,34 @@ def build_scan(module: ir.Module, level: Level, blocks: int, id_bytes: int) -> N
                 best.set(builder.select(larger, row, best.get()))
             total = builder.zext(builder.call(add_up, [builder.zext(best.get(), wide)]), i32)
             builder.store(builder.add(before, total), place)
+    builder.ret_void()
+
+
+def build_nearest(module: ir.Module, level: Level, blocks: int) -> None:
+    """Add `nearest` to a module: the lowest id of those with the least distance."""
+    builder, given = function(module, NEAREST, NEAREST_ARGUMENTS)
+    products = Products(builder, level, 8, blocks, given["query"], given["row_bytes"])
+    floats = ir.VectorType(f32, level.lanes)
+    greatest = [Variable(builder, ir.Constant(floats, [float("-inf")] * level.lanes)) for _ in range(blocks)]
+    ids = [Variable(builder, products.constant(0)) for _ in range(blocks)]
+    last = builder.sub(given["count"], i64(1))
+    with count(builder, i64(0), given["count"], products.tile) as first:
+        # A tile past the end repeats the last centroid, which is not greater than itself.
+        rows = [builder.add(first, i64(number)) for number in range(products.tile)]
+        rows = [builder.select(builder.icmp_signed("<", row, last), row, last) for row in rows]
+        places = [builder.gep(given["codes"], [builder.mul(row, given["row_bytes"])], source_etype=i8) for row in rows]
+        for row, sums in zip(rows, products.sums(places), strict=True):
+            scale = element(builder, given["code_scales"], row, i16)
+            half_norm = splat(builder, element(builder, given["half_norms"], row, f32), level.lanes)
+            number = splat(builder, builder.trunc(row, i32), level.lanes)
+            for block in range(blocks):
+                correction = element(builder, given["corrections"], i64(block), products.integers)
+                query_scale = element(builder, given["scales"], i64(block), floats)
+                value = builder.fmul(products.values(sums[block], correction, scale), query_scale)
+                closer = builder.fsub(value, half_norm)
+                better = builder.fcmp_ordered(">", closer, greatest[block].get())
+                greatest[block].set(builder.select(better, closer, greatest[block].get()))
+                ids[block].set(builder.select(better, number, ids[block].get()))
+    for block, own in enumerate(ids):
+        builder.store(own.get(), builder.gep(given["ids"], [i64(block)], source_etype=products.integers), align=4)
     builder.ret_void()

@@ -43,6 +43,12 @@ def scan_kernel(level: Level, blocks: int, id_bytes: int) -> Kernel:
     return _compile(level, centroids.SCAN, arguments, lambda m: centroids.build_scan(m, level, blocks, id_bytes))
 
 
+@functools.cache
+def nearest_kernel(level: Level, blocks: int) -> Kernel:
+    arguments = len(centroids.NEAREST_ARGUMENTS)
+    return _compile(level, centroids.NEAREST, arguments, lambda m: centroids.build_nearest(m, level, blocks))
+
+
 def _compile(level: Level, name: str, arguments: int, build: Callable[[ir.Module], None]) -> Kernel:
     module = ir.Module(name)
     module.triple = binding.get_process_triple()

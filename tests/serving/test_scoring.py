@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from index_format.codec import Codec, unpack
 from serving.kernels.levels import Level, levels_here
 from serving.oracle import coded_maxsim, exact_maxsim
-from serving.scoring import approximate_scores, maxsim, prepare_query
+from serving.scoring import CodedCentroids, approximate_scores, maxsim, nearest_centroids, prepare_query
 from serving.snapshot import Snapshot
 from tests.serving.vectors import Document, Vectors, random_documents, random_snapshot, random_vectors
 
@@ -168,3 +168,17 @@ def test_a_query_is_rounded_to_eight_bits_on_scales_of_its_own(snapshot: Snapsho
     assert np.array_equal(query.levels, np.rint(query.levels))
     assert np.abs(query.levels).max(axis=1).tolist() == [127, 0, 127, 127, 127]
     np.testing.assert_allclose(query.levels * query.scales[:, None], vectors, atol=query.scales.max() / 2)
+
+
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
+@pytest.mark.parametrize(("dim", "centroids", "tokens"), [(8, 1, 3), (24, 7, 65), (128, 300, 64), (16, 40, 0)])
+def test_the_nearest_centroid_is_hardly_farther_than_the_nearest(
+    dim: int, centroids: int, tokens: int, level: Level
+) -> None:
+    """Rounding to eight bits may choose another one, but only where both are as good as equal."""
+    random = np.random.default_rng(dim)
+    book, vectors = random_vectors(random, centroids, dim), random_vectors(random, tokens, dim)
+    found = nearest_centroids(vectors, CodedCentroids.of(book), level=level, threads=2)
+    distances = ((vectors[:, None] - book[None]) ** 2).sum(axis=2)
+    chosen = distances[np.arange(tokens), found] if tokens else np.zeros(0)
+    np.testing.assert_allclose(chosen, distances.min(axis=1) if tokens else [], atol=0.05)
