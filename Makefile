@@ -2,11 +2,13 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
+PASSAGES ?= 10000
+THREADS ?= 1
 BIN := $(VENV)/bin
 PACKAGES := index_format encoding serving tasks flows colonnade
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench quality wheel clean
+.PHONY: help setup demo test check fmt bench bench-quality quality wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,7 +41,16 @@ $(VENV)/.bench: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-bench: setup $(VENV)/.bench ## Measure quality, bytes, speed and memory: make bench DATA=folder-of-collections
+$(VENV)-peers/.ready: benchmarks/engines/requirements.txt
+	@echo "Making the peers' environment in $(VENV)-peers ..."
+	@$(PYTHON) -m venv $(VENV)-peers
+	@$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench: setup $(VENV)/.bench $(VENV)-peers/.ready ## Measure search beside the peers: make bench DATA=folder-of-collections [PASSAGES=10000] [THREADS=1]
+	$(BIN)/python -m benchmarks.search $(DATA) --peers $(VENV)-peers/bin/python --passages $(PASSAGES) --threads $(THREADS)
+
+bench-quality: setup $(VENV)/.bench ## Measure quality, bytes, speed and memory of whole indexes: make bench-quality DATA=folder
 	$(BIN)/python -m benchmarks.quality $(DATA)
 
 quality: setup $(VENV)/.bench ## Check the quality of answers on one small collection: make quality DATA=folder
@@ -50,4 +61,4 @@ wheel: setup ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .demo .bench dist
+	rm -rf $(VENV) $(VENV)-peers .demo .bench dist

@@ -87,8 +87,9 @@ def _expected_beyond(
     spread = max(float(np.sqrt((above**2).mean())) if len(above) else 0.0, _LEAST_SPREAD)
     threshold = float(np.partition(y, len(y) - k)[len(y) - k])
     scores = np.flatnonzero(left)
-    distance = (threshold - (y_mean + slope * (scores - x_mean))) / spread
-    return float((left[scores] * _normal_tail(distance)).sum())
+    needed = threshold - (y_mean + slope * (scores - x_mean))
+    seen = 1 - np.searchsorted(np.sort(errors), needed, side="right") / len(errors)
+    return float((left[scores] * np.maximum(_normal_tail(needed / spread), seen)).sum())
 
 
 def _normal_tail(distance: NDArray[np.float64]) -> NDArray[np.float64]:
