@@ -158,10 +158,26 @@ class SegmentReader:
             raise IndexCorrupt(f"{self.record.passages_file.key}: unexpected columns {table.schema.names}.")
         return table
 
+    def refuse_foreign_centroids(self, centroids: int) -> None:
+        """Raise IndexCorrupt when a passage touches a centroid that a codebook of so many does not have."""
+        highest = int(self.centroids.ids.max())
+        if highest >= centroids:
+            raise IndexCorrupt(
+                f"{self.record.centroids_file.key}: touches centroid {highest}, but the codebook has {centroids}. "
+                "Restore the file or rebuild."
+            )
+
     @cached_property
     def document_rows(self) -> NDArray[np.uint32]:
         """The row in documents.parquet of each passage: uint32 [P]."""
-        return np.asarray(self.passages["document"].to_numpy(), np.uint32)
+        rows = np.asarray(self.passages["document"].to_numpy(), np.uint32)
+        steps = np.diff(rows.astype(np.int64))
+        if rows[0] != 0 or rows[-1] != self.record.documents - 1 or not ((steps == 0) | (steps == 1)).all():
+            raise IndexCorrupt(
+                f"{self.record.passages_file.key}: passages do not follow {self.record.documents} documents in order. "
+                "Restore the file or rebuild."
+            )
+        return rows
 
     @cached_property
     def document_ids(self) -> pa.Array:

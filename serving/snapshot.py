@@ -33,12 +33,13 @@ def open_snapshot(index: Index, manifest: Manifest | None = None, previous: Snap
     """
     manifest = manifest or index.current()
     held = {segment.record.id: segment for segment in previous.segments} if previous else {}
-    codec = index.codec(manifest)
+    codec, codebook = index.codec(manifest), index.codebook(manifest)
     segments = []
     for record in manifest.segments:
         segment = held.get(record.id)
         if segment is None or segment.record != record:
             segment = SegmentReader(index.files, record, codec)
             segment.load()
+            segment.refuse_foreign_centroids(len(codebook.centroids))
         segments.append(segment)
-    return Snapshot(manifest, codec, index.codebook(manifest), segments)
+    return Snapshot(manifest, codec, codebook, segments)
