@@ -17,6 +17,7 @@ from index_format.errors import (
     ColonnadeError,
     CommitConflict,
     CommitUnknown,
+    IndexCorrupt,
     InputError,
     NothingToIndex,
     ObjectMissing,
@@ -204,6 +205,51 @@ def inspect(
         terminal.print_json(inspection.describe(manifest, place.address))
     else:
         terminal.print_description(inspection.describe(manifest, place.address))
+
+
+@app.command()
+def verify(
+    index: IndexArgument,
+    version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
+    all_versions: Annotated[bool, typer.Option("--all", help="Check every retained version")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read all of an index and check every rule of the format; each fault with its file, row and repair.
+
+    Exit code 4 when there are faults.
+    """
+    from colonnade import terminal
+    from index_format.store import open_store
+    from index_format.verify import verify as find_faults
+    from index_format.verify import wanted_versions
+
+    store = open_store(index)
+    wanted = wanted_versions(store, version, all_versions=all_versions)
+    faults = [asdict(fault) for fault in terminal.counted(find_faults(store, wanted), "Checking")]
+    terminal.print_rows(faults, as_json)
+    if faults:
+        raise IndexCorrupt(f"{store.address}: {len(faults)} faults.")
+
+
+@app.command()
+def doctor(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A directory, or s3://bucket/prefix")],
+    as_json: Json = False,
+) -> None:
+    """Test whether a directory or a bucket keeps the promises that an index needs; leaves nothing behind.
+
+    Exit code 5 when it does not.
+    """
+    from colonnade import terminal
+    from index_format.doctor import examine
+    from index_format.store import open_store
+
+    place = open_store(store)
+    findings = [asdict(finding) for finding in terminal.counted(examine(place), "Testing")]
+    terminal.print_rows(findings, as_json)
+    broken = [finding["promise"] for finding in findings if not finding["held"]]
+    if broken:
+        raise StorageError(f"{place.address} cannot hold an index: {len(broken)} of {len(findings)} promises broken.")
 
 
 @app.command()

@@ -7,7 +7,7 @@ time, and trusts nothing: objects come from the store itself, never from the cac
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,20 +73,20 @@ class _Walk:
     checked: set[FileRef] = field(default_factory=set)
 
 
-def verify(store: Store, wanted: Sequence[int] | None = None) -> Iterator[Fault]:
-    """Every fault of the given versions, by default of the current one, and of the chain of all manifests.
-
-    Raises IndexNotFound when a wanted version is not there, StorageError when the store fails.
-    """
+def wanted_versions(store: Store, version: int | None, *, all_versions: bool) -> list[int]:
+    """The versions to check: all that are retained, the one asked for, or the current one. Raises IndexNotFound."""
     retained = versions(store)
     if not retained:
         raise IndexNotFound(f"There is no index at {store.address}.")
-    wanted = retained[-1:] if wanted is None else wanted
-    missing = sorted(set(wanted) - set(retained))
-    if missing:
-        raise IndexNotFound(f"{store.address} has no version {missing[0]}; it has {retained}.")
+    if version is not None and version not in retained:
+        raise IndexNotFound(f"{store.address} has no version {version}; it has {retained}.")
+    return retained if all_versions else [version or retained[-1]]
+
+
+def verify(store: Store, wanted: Collection[int]) -> Iterator[Fault]:
+    """Every fault of the wanted versions, and of the chain of all manifests. Raises StorageError."""
     walk, previous = _Walk(store), None
-    for version in retained:
+    for version in versions(store):
         try:
             manifest = read_version(store, version)
         except IndexCorrupt as error:

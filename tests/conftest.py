@@ -6,10 +6,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.fault_proxy import Proxy
 
 pytest_plugins = ["tests.prefect_harness"]
 pytest.register_assert_rewrite("tests.contracts.store", "tests.index_format.plain_reader")
@@ -57,3 +61,17 @@ def _aws_environment(endpoint: str) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+@pytest.fixture
+def s3_proxy(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Proxy, str]]:
+    """A fault proxy before the session's server, and an empty place that is reached through it."""
+    import s3fs
+
+    from tests.fault_proxy import running_proxy
+
+    with running_proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield proxy, f"{s3_address}/{uuid.uuid4().hex}"
+    s3fs.S3FileSystem.clear_instance_cache()

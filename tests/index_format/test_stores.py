@@ -131,10 +131,25 @@ def test_an_address_picks_the_store(tmp_path: Path) -> None:
             open_store(wrong)
 
 
-def test_a_bucket_that_is_not_there_is_a_storage_error(s3_address: str) -> None:
-    """Every verb on a wrong bucket fails with the address, or finds nothing."""
+def test_a_bucket_that_is_not_there_is_said_to_be_missing(s3_address: str) -> None:
+    """A wrong bucket is no empty index: every verb that the server answers in words says so."""
     store = open_store("s3://no-such-bucket/prefix")
-    for verb in (store.get, store.size, lambda key: store.create(key, b"x")):
-        with pytest.raises(StorageError, match="no-such-bucket"):
+    for verb in (store.get, store.list, lambda key: store.create(key, b"x"), lambda key: store.get_range(key, 0, 4)):
+        with pytest.raises(StorageError, match="the bucket no-such-bucket does not exist") as caught:
             verb("a/one")
-    assert store.list("a/") == []
+        assert not isinstance(caught.value, ObjectMissing)
+    with pytest.raises(StorageError, match="no-such-bucket"):
+        store.size("a/one")
+
+
+def test_a_listing_that_fails_is_no_empty_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that cannot be read holds an index all the same."""
+    store = LocalStore(tmp_path)
+    store.create("a/one", b"x")
+
+    def refuse(path: object) -> Iterator[object]:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match="Could not list"):
+        store.list("a/")

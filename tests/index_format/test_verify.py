@@ -21,7 +21,7 @@ from index_format.index import Index
 from index_format.manifest import seal
 from index_format.npz import write_npz
 from index_format.store import MemoryStore, open_store
-from index_format.verify import Fault, verify
+from index_format.verify import Fault, verify, wanted_versions
 from serving.snapshot import open_snapshot
 from tests.strategies import add, delete, make_recipe, recipe_of
 
@@ -46,7 +46,8 @@ def root(sound: Path, tmp_path: Path) -> Path:
 
 
 def faults(root: Path, versions: list[int] | None = None) -> list[Fault]:
-    return list(verify(open_store(root), versions))
+    store = open_store(root)
+    return list(verify(store, versions or wanted_versions(store, None, all_versions=False)))
 
 
 def head(root: Path) -> tuple[Path, dict[str, Any]]:
@@ -101,24 +102,28 @@ def test_an_index_in_a_bucket_is_verified_by_its_own_bytes(fresh_s3_address: str
     index = Index.at(fresh_s3_address)
     add(index, make_recipe(index), DOCUMENTS)
     open_snapshot(index)
-    assert list(verify(index.store)) == []
+    assert list(verify(index.store, [1])) == []
     key = index.current().segments[0].codes_file.key
     data = bytearray(index.store.get(key))
     data[700] ^= 1
     index.store.delete(key)
     index.store.create(key, bytes(data))
-    (fault,) = verify(index.store)
+    (fault,) = verify(index.store, [1])
     assert (fault.version, fault.file, fault.row) == (1, key, None)
     assert "SHA-256" in fault.problem
     assert "Restore" in fault.repair
 
 
-def test_a_place_without_an_index_and_a_version_that_is_gone_are_not_found(root: Path) -> None:
-    """There is nothing to verify, and that is no success."""
-    with pytest.raises(IndexNotFound):
-        list(verify(MemoryStore()))
+def test_what_is_checked_is_the_current_version_unless_another_is_wanted(root: Path) -> None:
+    """One, all, or none: a place without an index and a version that is gone are not found."""
+    store = open_store(root)
+    assert wanted_versions(store, None, all_versions=False) == [3]
+    assert wanted_versions(store, 2, all_versions=False) == [2]
+    assert wanted_versions(store, None, all_versions=True) == [1, 2, 3]
     with pytest.raises(IndexNotFound, match="no version 9"):
-        faults(root, [9])
+        wanted_versions(store, 9, all_versions=False)
+    with pytest.raises(IndexNotFound):
+        wanted_versions(MemoryStore(), None, all_versions=False)
 
 
 @pytest.mark.parametrize("name", ["documents_file", "passages_file", "codes_file", "centroids_file"])
