@@ -6,6 +6,7 @@ was lost is recognised by its own id, so it is neither repeated nor given up.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from index_format.errors import (
     CommitUnknown,
     IndexCorrupt,
     IndexNotFound,
+    ObjectExists,
     ObjectMissing,
     StorageError,
 )
@@ -89,7 +91,12 @@ def _publish(store: Store, proposed: Manifest) -> bool:
 
 def _resolve(store: Store, proposed: Manifest, error: StorageError) -> bool:
     try:
-        return _is_ours(store, proposed)
+        ours = _is_ours(store, proposed)
+        if ours and not isinstance(error, ObjectExists):
+            # It is there, but nobody has said that it is durable; that the key is taken says so.
+            with contextlib.suppress(ObjectExists):
+                store.create(keys.manifest(proposed.version), encode_manifest(proposed))
+        return ours
     except ObjectMissing:
         if error.refused:
             raise error from None
@@ -100,7 +107,7 @@ def _resolve(store: Store, proposed: Manifest, error: StorageError) -> bool:
         ) from error
     except (StorageError, IndexCorrupt):
         raise CommitUnknown(
-            f"{store.address}: publishing version {proposed.version} failed ({error}) and it cannot be read back. "
+            f"{store.address}: publishing version {proposed.version} failed ({error}) and it cannot be settled. "
             "Nothing was deleted. When the store answers again, run the same command again: it repeats nothing."
         ) from error
 

@@ -29,7 +29,7 @@ class Store(Protocol):
     def create(self, key: str, data: bytes) -> None:
         """Store `data` under a key that has no object yet, durably and all at once.
 
-        Raises ObjectExists when the key is taken. This is the only way to write.
+        Raises ObjectExists when the key is taken, by an object that is durable. This is the only way to write.
         """
         ...
 
@@ -71,19 +71,20 @@ class LocalStore:
 
     def create(self, key: str, data: bytes) -> None:
         path = self._path(key)
-        linked = False
+        there = taken = False
         try:
             self._make_directories(path.parent)
             with _synced_temporary(path.parent, data) as temporary:
-                os.link(temporary, path)
-                linked = True
+                taken = not _link(temporary, path)
+                there = True
+            # Also when it is taken: whoever hears so may build on it, and its writer may not have come so far.
             _sync_directory(path.parent)
-        except FileExistsError:
-            raise ObjectExists(f"{path} exists already; objects are never overwritten.") from None
         except OSError as error:
             failure = storage_error("write", str(path), error)
-            failure.refused = not linked
+            failure.refused = not there
             raise failure from error
+        if taken:
+            raise ObjectExists(f"{path} exists already; objects are never overwritten.")
 
     def get(self, key: str) -> bytes:
         return self.get_range(key, 0, -1)
@@ -227,6 +228,14 @@ def _synced_temporary(directory: Path, data: bytes) -> Iterator[Path]:
         yield name
     finally:
         name.unlink()
+
+
+def _link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

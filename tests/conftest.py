@@ -7,10 +7,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from unittest import mock
 
 import pytest
 from hypothesis import settings
+
+from tests.s3_server import bucket_for_tests
 
 if TYPE_CHECKING:
     from tests.fault_proxy import Proxy
@@ -26,17 +27,8 @@ settings.load_profile("colonnade")
 @pytest.fixture(scope="session")
 def s3_address() -> Iterator[str]:
     """An `s3://bucket/prefix` on a real server for the whole session, with `AWS_*` set so that anyone can open it."""
-    import boto3
-    import s3fs
-
-    from tests.s3_server import running_s3_server
-
-    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
-    with running_s3_server() as endpoint, mock.patch.dict(os.environ, _aws_environment(endpoint)):
-        s3fs.S3FileSystem.clear_instance_cache()  # instances are shared by arguments and keep their first endpoint
-        boto3.client("s3").create_bucket(Bucket=bucket)
-        yield f"s3://{bucket}/prefix"
-        s3fs.S3FileSystem.clear_instance_cache()
+    with bucket_for_tests() as bucket:
+        yield f"{bucket}/prefix"
 
 
 @pytest.fixture
@@ -51,16 +43,6 @@ def own_cache_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     directory = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(directory))
     return directory
-
-
-def _aws_environment(endpoint: str) -> dict[str, str]:
-    return {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
 
 
 @pytest.fixture

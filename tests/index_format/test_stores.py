@@ -104,6 +104,7 @@ def test_a_local_path_of_a_missing_object_is_an_error(tmp_path: Path) -> None:
         (errno.ENOSPC, "free some space"),
         (errno.EDQUOT, "free some space"),
         (errno.EACCES, "owner and mode"),
+        (errno.EMFILE, "ulimit -n"),
         (errno.EIO, "run again"),
     ],
 )
