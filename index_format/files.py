@@ -71,9 +71,10 @@ class FileCache:
 
     def fetch(self, references: Iterable[FileRef]) -> None:
         """Get and check many files, several at a time. Raises what `path` raises."""
+        wanted = [one for one in dict.fromkeys(references) if (one.key, one.sha256) not in self._checked]
         pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="colonnade-fetch")
         try:
-            for _ in pool.map(self.path, dict.fromkeys(references)):
+            for _ in pool.map(self.path, wanted):
                 pass
         finally:
             pool.shutdown(cancel_futures=True)
@@ -101,14 +102,15 @@ class FileCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                digest, size = hashlib.sha256(), 0
-                # One byte more than promised, so that a longer object is noticed.
-                while chunk := self._store.get_range(reference.key, size, min(_CHUNK, reference.size + 1 - size)):
+                digest, size, ended = hashlib.sha256(), 0, False
+                while not ended and size <= reference.size:
+                    # One byte more than promised, so that a longer object is noticed.
+                    wanted = min(_CHUNK, reference.size + 1 - size)
+                    chunk = self._store.get_range(reference.key, size, wanted)
                     file.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)
-                    if size > reference.size:
-                        break
+                    ended = len(chunk) < wanted
             where = f"{self._store.address}/{reference.key}"
             _refuse_difference(size, digest.hexdigest(), reference, where)
             partial.replace(path)

@@ -6,9 +6,9 @@ time, and trusts nothing: objects come from the store itself, never from the cac
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class _Walk:
     """One run: where objects are, and what was found of segments that several versions share."""
 
     store: Store
+    files: FileCache
     segments: dict[str, _Segment] = field(default_factory=dict)
     checked: set[FileRef] = field(default_factory=set)
 
@@ -85,10 +86,16 @@ def wanted_versions(store: Store, version: int | None, *, all_versions: bool) ->
 
 def verify(store: Store, wanted: Collection[int]) -> Iterator[Fault]:
     """Every fault of the wanted versions, and of the chain of all manifests. Raises StorageError."""
-    walk, previous = _Walk(store), None
-    for version in versions(store):
+    with tempfile.TemporaryDirectory(prefix="colonnade-verify-") as folder:
+        # Of what must be downloaded, only the segment at hand is kept.
+        yield from _verify(_Walk(store, FileCache(store, Path(folder), limit=0)), wanted)
+
+
+def _verify(walk: _Walk, wanted: Collection[int]) -> Iterator[Fault]:
+    previous = None
+    for version in versions(walk.store):
         try:
-            manifest = read_version(store, version)
+            manifest = read_version(walk.store, version)
         except IndexCorrupt as error:
             yield Fault(version, keys.manifest(version), None, str(error), RESTORE)
             previous = None
@@ -169,22 +176,19 @@ def _check_files(walk: _Walk, manifest: Manifest) -> Iterator[Fault]:
         (book.file, lambda path: check_codebook(path, book.centroids, dim)),
         (manifest.commit.rejected_file, check_report),
     ]
-    with _downloads(walk) as files:
-        for reference, check in checks:
-            if reference is not None:
-                yield from _once(walk, manifest, reference, files, check)
+    for reference, check in checks:
+        if reference is not None:
+            yield from _once(walk, manifest, reference, check)
     live: dict[str, str] = {}
     for record in manifest.segments:
-        with _downloads(walk) as files:
-            found = walk.segments.setdefault(record.id, _Segment())
-            yield from _check_segment(walk, manifest, record, files, found)
-            deleted = yield from _check_deletions(manifest, record, files, found)
+        walk.files.hold(())
+        found = walk.segments.setdefault(record.id, _Segment())
+        yield from _check_segment(walk, manifest, record, found)
+        deleted = yield from _check_deletions(walk, manifest, record, found)
         yield from _check_live(manifest, record, found, deleted, live)
 
 
-def _check_segment(
-    walk: _Walk, manifest: Manifest, record: SegmentRecord, files: FileCache, found: _Segment
-) -> Iterator[Fault]:
+def _check_segment(walk: _Walk, manifest: Manifest, record: SegmentRecord, found: _Segment) -> Iterator[Fault]:
     """The four files of a segment; what the others are checked against goes to `found`."""
     row_bytes = manifest.encoder.dim * manifest.codec.bits // 8
 
@@ -200,14 +204,16 @@ def _check_segment(
     def touched(path: Path) -> Iterator[Problem]:
         return check_passage_centroids(path, record.passages, manifest.codebook.centroids)
 
-    yield from _once(walk, manifest, record.documents_file, files, documents)
-    yield from _once(walk, manifest, record.passages_file, files, passages)
-    yield from _once(walk, manifest, record.codes_file, files, codes)
-    yield from _once(walk, manifest, record.centroids_file, files, touched)
+    with contextlib.suppress(IndexCorrupt, ObjectMissing):  # each is met again below, one at a time
+        walk.files.fetch(file for file in record.files() if file not in walk.checked)
+    yield from _once(walk, manifest, record.documents_file, documents)
+    yield from _once(walk, manifest, record.passages_file, passages)
+    yield from _once(walk, manifest, record.codes_file, codes)
+    yield from _once(walk, manifest, record.centroids_file, touched)
 
 
 def _check_deletions(
-    manifest: Manifest, record: SegmentRecord, files: FileCache, found: _Segment
+    walk: _Walk, manifest: Manifest, record: SegmentRecord, found: _Segment
 ) -> Generator[Fault, None, NDArray[np.uint32]]:
     """The deletion vector of a segment; returns its ordinals. Read for each version: it says what is live there."""
     deleted = np.zeros(0, np.uint32)
@@ -218,7 +224,7 @@ def _check_deletions(
         nonlocal deleted
         deleted = yield from check_deletions(path, record, found.rows)
 
-    yield from _faults(manifest, record.deletions.file, files, deletions)
+    yield from _faults(walk, manifest, record.deletions.file, deletions)
     return deleted
 
 
@@ -236,16 +242,16 @@ def _check_live(
             yield Fault(manifest.version, record.documents_file.key, row, problem, "Delete the id, then add it again.")
 
 
-def _once(walk: _Walk, manifest: Manifest, reference: FileRef, files: FileCache, check: FileCheck) -> Iterator[Fault]:
+def _once(walk: _Walk, manifest: Manifest, reference: FileRef, check: FileCheck) -> Iterator[Fault]:
     """The faults of one object; none where another version had the very same one checked."""
     if reference not in walk.checked:
         walk.checked.add(reference)
-        yield from _faults(manifest, reference, files, check)
+        yield from _faults(walk, manifest, reference, check)
 
 
-def _faults(manifest: Manifest, reference: FileRef, files: FileCache, check: FileCheck) -> Iterator[Fault]:
+def _faults(walk: _Walk, manifest: Manifest, reference: FileRef, check: FileCheck) -> Iterator[Fault]:
     try:
-        path = files.path(reference)
+        path = walk.files.path(reference)
     except (IndexCorrupt, ObjectMissing) as error:
         yield Fault(manifest.version, reference.key, None, str(error), RESTORE)
         return
@@ -254,10 +260,3 @@ def _faults(manifest: Manifest, reference: FileRef, files: FileCache, check: Fil
             yield Fault(manifest.version, reference.key, problem.row, problem.text, REWRITE)
     except IndexCorrupt as error:
         yield Fault(manifest.version, reference.key, None, str(error), REWRITE)
-
-
-@contextmanager
-def _downloads(walk: _Walk) -> Iterator[FileCache]:
-    """Objects of the store as files, in a cache that begins empty."""
-    with tempfile.TemporaryDirectory(prefix="colonnade-verify-") as folder:
-        yield FileCache(walk.store, Path(folder))

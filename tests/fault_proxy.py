@@ -7,9 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+LATE_SECONDS = 0.1
+SLOW_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,6 @@ class Proxy:
 
     url: str
     decide: Callable[[Request], Fault | None] = lambda _: None
-    history: dict[str, Response] = field(default_factory=dict)
 
 
 @contextmanager
@@ -102,11 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             connection.request(request.method, request.path, request.body, headers)
             answer = connection.getresponse()
-            found = Response(answer.status, dict(answer.getheaders()), answer.read())
+            return Response(answer.status, dict(answer.getheaders()), answer.read())
         finally:
             connection.close()
-        self.server.proxy.history[request.path] = found  # type: ignore[attr-defined]
-        return found
 
     def _answer(self, response: Response) -> None:
         self.send_response(response.status)
@@ -140,11 +140,11 @@ def lost_answer(request: Request, forward: Forward) -> None:
 
 def late_request(request: Request, forward: Forward) -> None:
     """The connection breaks, and the request lands a moment later all the same."""
-    threading.Timer(0.15, forward, [request]).start()
+    threading.Timer(LATE_SECONDS, forward, [request]).start()
 
 
 def slow(request: Request, forward: Forward) -> Response:
-    time.sleep(0.2)
+    time.sleep(SLOW_SECONDS)
     return forward(request)
 
 
