@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from flows.summary import Summary
 
 Parameters = TypeVar("Parameters", bound="BaseModel")
+
+OPEN_FILES = 65_536
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a fault in Colonnade; 2 wrong usage; 3 wrong input (source, encoder, directory, option); "
@@ -267,6 +270,7 @@ def demo(
 
 def main() -> None:
     """Run the command line; every expected error ends in one message and its exit code."""
+    _allow_many_files()
     try:
         app()
     except Exception as error:
@@ -276,6 +280,14 @@ def main() -> None:
         typer.echo(f"colonnade: {message}", err=True)
         _release(error)
         sys.exit(code)
+
+
+def _allow_many_files() -> None:
+    """A segment keeps three files open: the usual soft limit of 1,024 would end at some 300 segments."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES:
+        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _release(error: BaseException | None) -> None:

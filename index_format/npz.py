@@ -77,6 +77,15 @@ def map_npz(path: Path, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[np.
     return view_npz(memoryview(mapped), specs, str(path))
 
 
+def forget(array: NDArray[np.generic]) -> None:
+    """Give back the memory that a mapped array's file takes; what is used again is read again."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap):
+        base.obj.madvise(mmap.MADV_DONTNEED)
+
+
 def view_npz(data: memoryview, specs: Mapping[str, ArraySpec], where: str) -> dict[str, NDArray[np.generic]]:
     """The same as `map_npz` for bytes already in memory; `where` names them in errors."""
     places = _members(data, where)
