@@ -128,6 +128,9 @@ class SegmentReader:
         for file in self.record.files():
             self._files.path(file)
         _ = self.codes, self.centroids, self.deleted, self.document_rows, self.document_ids
+        # The checks above touched some pages; the system may have mapped megabytes around each.
+        forget(self.codes.offsets)
+        forget(self.centroids.offsets)
 
     @cached_property
     def codes(self) -> Codes:
