@@ -3,7 +3,8 @@
 Endpoint, region and credentials come the way s3fs and boto users expect: environment variables
 (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), profiles, or instance roles.
 `create` is one conditional PUT (`If-None-Match: *`); a store that ignores the condition is unsafe.
-Requests are tried again here and nowhere below: a hidden second try of a PUT would make a doubtful outcome look sure.
+Requests are tried again here and not below, as a hidden second try of a PUT makes a doubtful outcome look sure.
+(aiohttp alone repeats a request once when its connection breaks; a commit's own id settles that.)
 """
 
 from __future__ import annotations
