@@ -20,9 +20,10 @@ from index_format.errors import ColonnadeError, CommitUnknown
 from index_format.index import Index
 from index_format.store import LocalStore
 from tests.torture.disk import Call, in_memory, watched
-from tests.torture.operations import Documents, Plan, begin, must_hold, plans
+from tests.torture.operations import Documents, Plan, first_build, must_hold, plans
 from tests.torture.registry import Step
 
+OPERATIONS = 4  # at least, the first build among them
 FAULTS = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "EMFILE", "short write")
 
 
@@ -52,18 +53,18 @@ def run(count: int, seed: int, step: Step) -> str:
     """Fail `count` calls, of one operation after the other."""
     rng, outcomes, operations = random.Random(seed), Counter[str](), 0
     with tempfile.TemporaryDirectory(dir=in_memory()) as folder:
-        base = Path(folder, "base")
-        documents, cases = begin(Index(LocalStore(base))), iter(())
+        base, root = Path(folder, "base"), Path(folder, "index")
+        base.mkdir()
+        documents, plan = Documents(), first_build()
         while outcomes.total() < count:
-            case = next(cases, None)
-            if case is None:
-                plan, operations = plans(documents, rng.randrange(2**32))[0], operations + 1
-                cases = iter(_cases(base, plan, rng))
-                continue
-            root = Path(folder, "index")
-            outcomes[_fail(base, root, documents, plan, case, seed)] += 1
-            shutil.rmtree(root)
-            step()
+            for case in _cases(base, plan, rng)[: min(-(-count // OPERATIONS), count - outcomes.total())]:
+                outcomes[_fail(base, root, documents, plan, case, seed)] += 1
+                shutil.rmtree(root)
+                step()
+            operations += 1
+            plan.run(Index(LocalStore(base)))
+            documents = plan.after
+            (plan,) = plans(documents, rng.randrange(2**32))[:1]
     failed, done = outcomes["failed"], outcomes["done"]
     return (
         f"{count:,} failing calls in {operations} operations: {failed:,} ended in an error of ours, {done:,} were "

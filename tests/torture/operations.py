@@ -16,6 +16,7 @@ from tests.strategies import WORDS, add, delete, live_texts, make_recipe, recipe
 
 Documents = dict[str, str]
 IDS = [f"doc-{number}" for number in range(8)]
+FIRST = dict.fromkeys(IDS[:4], "harbour lantern copper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,13 @@ OPERATIONS: list[Planner] = [_ingest, _ingest, _delete]
 
 def begin(index: Index) -> Documents:
     """Make version 1 and return what it holds."""
-    documents = dict.fromkeys(IDS[:4], "harbour lantern copper")
-    add(index, make_recipe(index), documents)
-    return documents
+    add(index, make_recipe(index), FIRST)
+    return dict(FIRST)
+
+
+def first_build() -> Plan:
+    """Version 1, of an index that is not there; nothing where one is."""
+    return Plan("build", lambda index: index.versions() or begin(index), dict(FIRST))
 
 
 def plans(documents: Documents, seed: int) -> list[Plan]:
