@@ -170,7 +170,7 @@ def write_random_segment(index: Index, codec: Codec, shape: Shape, number: int) 
     steps = rng.integers(1, CENTROIDS // touched, (shape.passages, touched))
     arrays = {
         "offsets": exclusive_sum(np.full(shape.passages, touched)),
-        "ids": (np.cumsum(steps, axis=1) - 1).astype(np.uint32).ravel(),
+        "ids": (np.cumsum(steps, axis=1) - 1).astype(schema.centroid_id_dtype(CENTROIDS)).ravel(),
     }
     file = write_object(index.store, keys.centroids(segment.id, keys.new_id()), write_npz(arrays))
     return segment.with_centroids(file)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import threadpoolctl
 from numpy.typing import NDArray
 
 from benchmarks.exact import FloatMaxSim, document_scores, observing
@@ -84,10 +83,8 @@ def take_road(collection: Collection, folder: Path) -> Road:
         summary = _build(collection, folder)
     snapshot = open_snapshot(Index.at(folder))
     exact = rank(document_scores(observer, snapshot, collection.document_ids), collection.document_ids)
-    # As `use_one_thread_a_query` has it in a server, but the next build gets its threads back.
-    with threadpoolctl.threadpool_limits(limits=1, user_api="blas"):
-        shallow, search_ms = _timed_searches(snapshot, queries)
-        deep = _deep_searches(snapshot, queries)
+    shallow, search_ms = _timed_searches(snapshot, queries)
+    deep = _deep_searches(snapshot, queries)
     return Road(
         documents=summary.added,
         passages=summary.passages,

@@ -23,7 +23,7 @@ class AddParameters(BaseModel):
 class BuildParameters(AddParameters):
     """An index to build. What is set here stays for the life of the index."""
 
-    bits: Literal[2, 4, 8] = Field(default=4, description="Bits for each dimension of a token vector")
+    bits: Literal[1, 2, 4, 8] = Field(default=4, description="Bits for each dimension of a token vector")
     passage_tokens: int | None = Field(
         default=None, ge=32, description="Most tokens of a passage; by default as many as the encoder takes"
     )

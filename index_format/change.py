@@ -86,7 +86,8 @@ def add_segments(index: Index, base: Manifest | None, addition: Addition, origin
     fresh = [segment for segment in addition.segments if segment.id not in known]
     kept = [*(base.segments if base else []), *fresh]
     codec = read_codec(index.files, addition.codec, addition.encoder.dim)
-    readers = {record.id: SegmentReader(index.files, record, codec) for record in kept}
+    centroids = addition.codebook.centroids
+    readers = {record.id: SegmentReader(index.files, record, codec, centroids) for record in kept}
     live = live_documents(readers[segment_id] for segment_id in known)
     hidden: dict[str, list[int]] = {}
     added = changed = 0

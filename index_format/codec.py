@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from index_format.errors import InputError
 
-BITS = (2, 4, 8)
+BITS = (1, 2, 4, 8)
 MAX_DIM = 1024
 
 # The step, as a share of the one that just covers the largest dimension. Smaller steps clip the largest
 # values and resolve the rest better; the best of these is kept for each token.
-_STEP_SHARES = {2: (0.8, 0.65, 0.55, 0.45), 4: (1.0, 0.9, 0.8, 0.7), 8: (1.0,)}
+_STEP_SHARES = {1: (1.0,), 2: (0.8, 0.65, 0.55, 0.45), 4: (1.0, 0.9, 0.8, 0.7), 8: (1.0,)}
 _TINY = np.float32(2**-14)  # the smallest normal float16, so that no scale is zero or subnormal
 
 
@@ -30,7 +30,7 @@ _TINY = np.float32(2**-14)  # the smallest normal float16, so that no scale is z
 class Codec:
     """How the token vectors of one index are coded; fixed for the life of the index.
 
-    mean: float32 [D], subtracted before coding. bits: 2, 4 or 8 for each dimension.
+    mean: float32 [D], subtracted before coding. bits: 1, 2, 4 or 8 for each dimension.
     """
 
     mean: NDArray[np.float32]

@@ -62,7 +62,8 @@ class Index:
 
     def segments(self, manifest: Manifest) -> list[SegmentReader]:
         codec = self.codec(manifest)
-        return [SegmentReader(self.files, record, codec) for record in manifest.segments]
+        centroids = manifest.codebook.centroids
+        return [SegmentReader(self.files, record, codec, centroids) for record in manifest.segments]
 
     def refuse_foreign_directory(self) -> None:
         """Raise InputError when the place holds something that is not an index, so that nothing is mixed into it."""

@@ -60,8 +60,16 @@ def codes_arrays(passages: int, tokens: int, row_bytes: int) -> dict[str, ArrayS
     }
 
 
-def centroid_arrays(passages: int) -> dict[str, ArraySpec]:
-    return {"offsets": ArraySpec("<u4", (passages + 1,)), "ids": ArraySpec("<u4", (None,))}
+def centroid_id_dtype(centroids: int) -> str:
+    """The narrowest dtype that holds the ids of so many centroids."""
+    return "<u2" if centroids <= 2**16 else "<u4"
+
+
+def centroid_arrays(passages: int, centroids: int) -> dict[str, ArraySpec]:
+    return {
+        "offsets": ArraySpec("<u4", (passages + 1,)),
+        "ids": ArraySpec(centroid_id_dtype(centroids), (None,)),
+    }
 
 
 def deletion_arrays() -> dict[str, ArraySpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -72,16 +73,32 @@ def write_segment(store: Store, content: SegmentContent) -> EncodedSegment:
     )
 
 
-def write_centroids(store: Store, segment: EncodedSegment, files: FileCache, codec: Codec, book: Codebook) -> FileRef:
-    """Find the centroids that each passage of a segment touches and write them beside it."""
+Nearest = Callable[[NDArray[np.float32]], NDArray[np.uint32]]
+"""Token vectors float32 [T, D] to the id of each one's centroid: uint32 [T]."""
+
+
+def write_centroids(
+    store: Store,
+    segment: EncodedSegment,
+    files: FileCache,
+    codec: Codec,
+    book: Codebook,
+    nearest: Nearest | None = None,
+) -> FileRef:
+    """Find the centroids that each passage of a segment touches and write them beside it.
+
+    nearest: what finds them; `book.nearest` by default.
+    """
     arrays = map_codes(files, segment, codec)
+    find = nearest or book.nearest
     ids = np.empty(segment.tokens, np.uint32)
     for start in range(0, segment.tokens, _BLOCK):
         end = start + _BLOCK
-        ids[start:end] = book.nearest(codec.decompress(arrays.codes[start:end], arrays.scales[start:end]))
+        ids[start:end] = find(codec.decompress(arrays.codes[start:end], arrays.scales[start:end]))
     offsets, distinct = distinct_per_passage(arrays.offsets, ids)
+    narrow = distinct.astype(schema.centroid_id_dtype(len(book.centroids)))
     key = keys.centroids(segment.id, keys.new_id())
-    return write_object(store, key, write_npz({"offsets": offsets, "ids": distinct}))
+    return write_object(store, key, write_npz({"offsets": offsets, "ids": narrow}))
 
 
 _BLOCK = 16384  # tokens decompressed at once
@@ -98,10 +115,10 @@ class Codes:
 
 @dataclass(frozen=True, slots=True)
 class PassageCentroids:
-    """The mapped arrays of centroids.npz: ids uint32, ascending in each passage, and offsets uint32 [P + 1]."""
+    """The mapped arrays of centroids.npz: ids uint16 or uint32, ascending in each passage, offsets uint32 [P + 1]."""
 
     offsets: NDArray[np.uint32]
-    ids: NDArray[np.uint32]
+    ids: NDArray[np.uint16] | NDArray[np.uint32]
 
 
 def map_codes(files: FileCache, segment: EncodedSegment | SegmentRecord, codec: Codec) -> Codes:
@@ -117,9 +134,11 @@ def map_codes(files: FileCache, segment: EncodedSegment | SegmentRecord, codec: 
 class SegmentReader:
     """One segment of one version. What it holds is fetched, checked and mapped when first asked for."""
 
-    def __init__(self, files: FileCache, record: SegmentRecord, codec: Codec) -> None:
+    def __init__(self, files: FileCache, record: SegmentRecord, codec: Codec, centroids: int) -> None:
+        """codec: the index's. centroids: how many the codebook of this version has."""
         self._files = files
         self._codec = codec
+        self._centroids = centroids
         self._reading = threading.Lock()  # a ParquetFile is for one thread at a time
         self.record = record
 
@@ -141,8 +160,14 @@ class SegmentReader:
     def centroids(self) -> PassageCentroids:
         """The distinct centroid ids of each passage."""
         path = self._files.path(self.record.centroids_file)
-        arrays = map_npz(path, schema.centroid_arrays(self.record.passages))
+        arrays = map_npz(path, schema.centroid_arrays(self.record.passages, self._centroids))
         _check_offsets(arrays["offsets"], len(arrays["ids"]), f"{path}: offsets")
+        highest = int(arrays["ids"].max())
+        if highest >= self._centroids:
+            raise IndexCorrupt(
+                f"{self.record.centroids_file.key}: touches centroid {highest}, but the codebook has "
+                f"{self._centroids}. Restore the file or rebuild."
+            )
         return PassageCentroids(arrays["offsets"], arrays["ids"])  # type: ignore[arg-type]  # dtypes are in the specs
 
     @cached_property
@@ -161,21 +186,10 @@ class SegmentReader:
             raise IndexCorrupt(f"{self.record.passages_file.key}: unexpected columns {table.schema.names}.")
         return table
 
-    def refuse_foreign_centroids(self, centroids: int) -> None:
-        """Raise IndexCorrupt when a passage touches a centroid that a codebook of so many does not have."""
-        highest = int(self.centroids.ids.max())
-        forget(self.centroids.ids)
-        if highest >= centroids:
-            raise IndexCorrupt(
-                f"{self.record.centroids_file.key}: touches centroid {highest}, but the codebook has {centroids}. "
-                "Restore the file or rebuild."
-            )
-
     @cached_property
     def document_rows(self) -> NDArray[np.uint32]:
         """The row in documents.parquet of each passage: uint32 [P]."""
-        # Not to_numpy of the table's column, which imports pandas: half a second and 40 MB.
-        rows = np.asarray(np.from_dlpack(self.passages["document"].combine_chunks()), np.uint32)
+        rows = self._numbers("document")
         steps = np.diff(rows.astype(np.int64))
         if rows[0] != 0 or rows[-1] != self.record.documents - 1 or not ((steps == 0) | (steps == 1)).all():
             raise IndexCorrupt(
@@ -188,6 +202,25 @@ class SegmentReader:
     def document_ids(self) -> pa.Array:
         """The id of each document, by row."""
         return self._read_columns(["id"])["id"].combine_chunks()
+
+    def document_id(self, ordinal: int) -> str:
+        """The id of the document that a passage belongs to."""
+        document_id: str = self.document_ids[int(self.document_rows[ordinal])].as_py()
+        return document_id
+
+    @cached_property
+    def numbers(self) -> NDArray[np.uint32]:
+        """The place of each passage in its document: uint32 [P]."""
+        return self._numbers("number")
+
+    def _numbers(self, name: str) -> NDArray[np.uint32]:
+        # Not the column's to_numpy, which imports pandas: half a second and 40 MB.
+        return np.asarray(np.from_dlpack(self.passages[name].combine_chunks()), np.uint32)
+
+    def span(self, ordinal: int) -> tuple[int, int]:
+        """The first character of a passage in its document's text, and one past its last."""
+        start, end = (self.passages[name][ordinal].as_py() for name in ("start", "end"))
+        return start, end
 
     @cached_property
     def content_hashes(self) -> list[bytes]:

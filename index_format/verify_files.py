@@ -52,7 +52,7 @@ def check_codes(path: Path, record: SegmentRecord, row_bytes: int) -> Iterator[P
 
 def check_passage_centroids(path: Path, passages: int, centroids: int) -> Iterator[Problem]:
     """SPEC §4.5."""
-    arrays = map_npz(path, schema.centroid_arrays(passages))
+    arrays = map_npz(path, schema.centroid_arrays(passages, centroids))
     offsets, ids = arrays["offsets"].astype(np.int64), arrays["ids"].astype(np.int64)
     problems = list(_offsets(arrays["offsets"], len(ids)))
     yield from problems

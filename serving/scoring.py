@@ -1,125 +1,272 @@
-"""MaxSim on codes, and the approximate score on centroids: NumPy over blocks that fit the cache.
+"""MaxSim on codes, and the approximate score on centroids, by the kernels of `serving/kernels`.
 
-Scores are defined on integers (SPEC §6): query vectors are rounded to 8 bits, so each dot product is a sum
-of small integers, which float32 holds exactly in any order. That makes a score the same bit for bit
-whatever the block, the segment, or the kernel. `oracle.py` states the same definition without the speed.
+Scores are defined on integers (SPEC §6.2): query vectors are rounded to 8 bits, so each dot product is a sum
+of small integers. That makes a score the same bit for bit whatever the instruction level, the block, the
+number of threads or the segment. `oracle.py` states the same definition without the speed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
-import threadpoolctl
 from numpy.typing import NDArray
 
-from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
-from index_format.segment import SegmentReader
+from serving.kernels import native
+from serving.kernels.levels import Level, best_level
+from serving.kernels.segments import SegmentTable
 
+Value = TypeVar("Value", bound=np.generic)
 QUERY_LEVELS = 127
-_BLOCK_TOKENS = 2048  # decoded at once: their float32 levels should stay in the cache
+MOST_BLOCKS = 4  # registers of query vectors that a kernel takes at once
+_TABLE_TOP = 255
+_pool = ThreadPoolExecutor(thread_name_prefix="colonnade-scoring")
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """A query made ready for one codec.
+class Lanes:
+    """Some query vectors as a kernel wants them, one in each lane; the lanes beyond `vectors` hold zeros.
 
-    vectors: float32 [Q, D]. levels: integers as float32 [Q, D]. scales: float32 [Q], so that
-    vectors ≈ scales · levels. offsets: float32 [Q], each vector's product with the codec's mean.
+    query: int8 [groups, blocks, lanes, 4]. corrections: int32, scales and offsets: float32, one for each lane.
+    """
+
+    vectors: int
+    blocks: int
+    query: NDArray[np.int8]
+    corrections: NDArray[np.int32]
+    scales: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Query vectors on 8-bit levels, each on its own scale: vectors ≈ scales · levels.
+
+    vectors: float32 [Q, D]. levels: integers as float32 [Q, D]. scales: float32 [Q]. offsets: float32 [Q],
+    each vector's product with the codec's mean.
     """
 
     vectors: NDArray[np.float32]
     levels: NDArray[np.float32]
     scales: NDArray[np.float32]
     offsets: NDArray[np.float32]
+    bits: int
+    level: Level
+
+    @cached_property
+    def lanes(self) -> list[Lanes]:
+        """For codes of the index."""
+        return self._arrange(self.bits, self.offsets)
+
+    @cached_property
+    def centroid_lanes(self) -> list[Lanes]:
+        """For centroids, which are coded in 8 bits and not centred."""
+        return self._arrange(8, np.zeros_like(self.offsets))
+
+    def _arrange(self, bits: int, offsets: NDArray[np.float32]) -> list[Lanes]:
+        size = MOST_BLOCKS * self.level.lanes
+        parts = [slice(at, at + size) for at in range(0, len(self.vectors), size)]
+        return [_fill(self.levels[own], self.scales[own], offsets[own], bits, self.level) for own in parts]
 
 
-def use_one_thread_a_query() -> None:
-    """Keep NumPy's BLAS to one thread in this process, as one that answers queries should.
+def _fill(
+    levels: NDArray[np.float32], scales: NDArray[np.float32], offsets: NDArray[np.float32], bits: int, level: Level
+) -> Lanes:
+    """Lanes of query levels float32 [Q, D], for codes of `bits`."""
+    blocks = -(-len(levels) // level.lanes)
+    planes, width = 8 // bits, levels.shape[1] * bits // 8
+    groups = -(-width // 4)
+    padded = np.zeros((planes, groups * 4, blocks * level.lanes), np.int8)
+    padded[:, :width, : len(levels)] = levels.T.reshape(planes, width, -1)
+    query = padded.reshape(planes * groups, 4, blocks, level.lanes).transpose(0, 2, 3, 1)
+    corrections = (2**bits - 1) * levels.sum(axis=1)
+    return Lanes(
+        vectors=len(levels),
+        blocks=blocks,
+        query=np.ascontiguousarray(query),
+        corrections=_padded(corrections.astype(np.int32), blocks * level.lanes),
+        scales=_padded(scales * np.float32(0.5), blocks * level.lanes),
+        offsets=_padded(offsets, blocks * level.lanes),
+    )
 
-    A block's product is so thin that threads spend nine tenths of their time waiting for each other;
-    several cores are better used by several queries.
-    """
-    threadpoolctl.threadpool_limits(limits=1, user_api="blas")
+
+@dataclass(frozen=True, slots=True)
+class CodedCentroids:
+    """Centroids in 8 bits a dimension. codes: uint8 [C, D], scales: float16 [C], half_norms: float32 [C]."""
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float16]
+    half_norms: NDArray[np.float32]
+
+    @staticmethod
+    def of(centroids: NDArray[np.float32]) -> CodedCentroids:
+        codec = Codec(np.zeros(centroids.shape[1], np.float32), 8)
+        codes, scales = codec.compress(centroids)
+        decoded = codec.decompress(codes, scales)
+        return CodedCentroids(codes, scales, np.einsum("cd,cd->c", decoded, decoded) / np.float32(2))
 
 
-def prepare_query(vectors: NDArray[np.float32], codec: Codec) -> Query:
+def prepare_query(vectors: NDArray[np.float32], codec: Codec, level: Level | None = None) -> Query:
     """Round query vectors float32 [Q, D] to 8-bit levels, each on its own scale."""
     vectors = np.ascontiguousarray(vectors, np.float32)
+    levels, scales = _round(vectors)
+    return Query(vectors, levels, scales, vectors @ codec.mean, codec.bits, level or best_level())
+
+
+def _round(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     scales = np.abs(vectors).max(axis=1, initial=0.0) / np.float32(QUERY_LEVELS)
     scales[scales == 0] = 1
-    levels = np.rint(vectors / scales[:, None])
-    return Query(vectors, levels, scales, vectors @ codec.mean)
+    return np.rint(vectors / scales[:, None]), scales
 
 
-def centroid_scores(query: Query, centroids: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The product of every centroid with every query vector: float32 [C, Q]."""
-    return centroids @ query.vectors.T
+def maxsim(
+    query: Query, table: SegmentTable, row_bytes: int, passages: NDArray[np.int64], *, threads: int = 1
+) -> NDArray[np.float32]:
+    """The MaxSim of some passages, given by their numbers in ascending order: float32 [len(passages)]."""
+    totals = np.zeros(len(passages), np.float32)
+    for lanes in query.lanes:
+        kernel = native.maxsim_kernel(query.level, query.bits, lanes.blocks)
 
+        def score(first: int, last: int, kernel: native.Kernel = kernel, lanes: Lanes = lanes) -> None:
+            kernel(
+                last - first,
+                _address(passages[first:]),
+                _address(table.rows),
+                row_bytes,
+                _address(lanes.query),
+                _address(lanes.corrections),
+                _address(lanes.scales),
+                _address(lanes.offsets),
+                lanes.vectors,
+                _address(totals[first:]),
+            )
 
-def approximate_scores(scores_CQ: NDArray[np.float32], segment: SegmentReader) -> NDArray[np.float32]:
-    """For each passage of a segment, the sum over query vectors of its best centroid's product: float32 [P]."""
-    offsets, ids = segment.centroids.offsets, segment.centroids.ids
-    totals = np.empty(len(offsets) - 1, np.float32)
-    for first, last in _blocks(offsets, 8 * _BLOCK_TOKENS):
-        gathered = scores_CQ[ids[offsets[first] : offsets[last]]]
-        best = np.maximum.reduceat(gathered, offsets[first:last] - offsets[first], axis=0)
-        totals[first:last] = _sum_in_order(best)
+        _in_threads(score, len(passages), threads)
     return totals
 
 
-def maxsim(query: Query, codec: Codec, segment: SegmentReader, ordinals: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The MaxSim of the given passages of a segment, on their codes: float32 [len(ordinals)]."""
-    codes = segment.codes
-    starts, ends = codes.offsets[ordinals].astype(np.int64), codes.offsets[ordinals + 1].astype(np.int64)
-    offsets = exclusive_sum(ends - starts)
-    totals = np.empty(len(ordinals), np.float32)
-    for first, last in _blocks(offsets, _BLOCK_TOKENS):
-        rows = _rows(starts[first:last], ends[first:last])
-        products_TQ = _products(query, codec, codes.codes[rows]) * codes.scales[rows].astype(np.float32)[:, None]
-        best = np.maximum.reduceat(products_TQ, offsets[first:last] - offsets[first], axis=0)
-        totals[first:last] = _sum_in_order(best * (query.scales * np.float32(0.5)) + query.offsets)
-    return totals
+def approximate_scores(
+    query: Query, table: SegmentTable, centroids: CodedCentroids, allowed: NDArray[np.bool_], *, threads: int = 1
+) -> NDArray[np.int32]:
+    """For each passage, the sum over query vectors of its best centroid's product, in small whole steps: int32 [P].
+
+    A passage that is not allowed gets -1, and one that is allowed at least 0.
+    """
+    sums = allowed.astype(np.int32) - 1
+    values = [_centroid_values(query, lanes, centroids) for lanes in query.centroid_lanes]
+    # One step for all query vectors, as wide as the widest way from the mean to the best centroid: what lies
+    # below the mean is no passage's best. Relative to what this query finds, never absolute.
+    reach = max(float((one.greatest - one.means)[: one.lanes.vectors].max()) for one in values)
+    step = np.float32(_TABLE_TOP / reach) if reach > 0 else np.float32(0)
+    for one in values:
+        rows = _round_table(query, one, reach, step)
+        kernel = native.scan_kernel(query.level, one.lanes.blocks, table.id_bytes)
+
+        def scan(first: int, last: int, kernel: native.Kernel = kernel, rows: NDArray[np.uint8] = rows) -> None:
+            kernel(first, last, _address(table.rows), _address(rows), len(rows) - 1, _address(sums))
+
+        _in_threads(scan, len(sums), threads)
+    return sums
 
 
-def _rows(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """The tokens of some passages; a slice where they follow each other, which saves a copy."""
-    if (starts[1:] == ends[:-1]).all():
-        return slice(int(starts[0]), int(ends[-1]))
-    return np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
+def nearest_centroids(
+    vectors: NDArray[np.float32], centroids: CodedCentroids, *, threads: int = 1, level: Level | None = None
+) -> NDArray[np.uint32]:
+    """The nearest centroid of token vectors float32 [T, D], both rounded to 8 bits: uint32 [T]."""
+    level = level or best_level()
+    size = MOST_BLOCKS * level.lanes
+    kernel = native.nearest_kernel(level, MOST_BLOCKS)
+    ids = np.zeros(-(-len(vectors) // size) * size, np.int32)
+
+    def find(first: int, last: int) -> None:
+        for at in range(first * size, min(last * size, len(vectors)), size):
+            own = vectors[at : at + size]
+            levels, scales = _round(own)
+            lanes = _fill(_padded_rows(levels, size), _padded(scales, size), np.zeros(size, np.float32), 8, level)
+            kernel(
+                len(centroids.codes),
+                centroids.codes.shape[1],
+                _address(centroids.codes),
+                _address(centroids.scales),
+                _address(centroids.half_norms),
+                _address(lanes.query),
+                _address(lanes.corrections),
+                _address(lanes.scales),
+                _address(ids[at:]),
+            )
+
+    _in_threads(find, len(ids) // size, threads)
+    return ids[: len(vectors)].astype(np.uint32)
 
 
-def _products(query: Query, codec: Codec, packed: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Twice the product of query levels with code levels, an integer in float32 [T, Q]."""
-    highest = 2**codec.bits - 1
-    zero = 128 if codec.bits == 8 else 0  # keeps the partial sums of 8-bit codes below 2^24
-    width = packed.shape[1]
-    codes = np.empty((len(packed), codec.dim), np.float32)
-    for plane in range(8 // codec.bits):
-        # Each plane of bits goes straight to its place as float32: one pass, no copy in between.
-        np.copyto(codes[:, plane * width : (plane + 1) * width], (packed >> (plane * codec.bits)) & highest)
-    if zero:
-        codes -= np.float32(zero)
-    products = codes @ query.levels.T
-    return np.asarray(2 * products + np.float32(2 * zero - highest) * query.levels.sum(axis=1), np.float32)
+@dataclass(frozen=True, slots=True)
+class _CentroidValues:
+    lanes: Lanes
+    values: NDArray[np.float32]  # [C, lanes]
+    greatest: NDArray[np.float32]
+    means: NDArray[np.float32]
 
 
-def _sum_in_order(values_PQ: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum over query vectors from the first to the last, so that the result does not depend on the layout."""
-    total = np.zeros(len(values_PQ), np.float32)
-    for column in values_PQ.T:
-        total += column
-    return total
+def _centroid_values(query: Query, lanes: Lanes, centroids: CodedCentroids) -> _CentroidValues:
+    count, columns = len(centroids.codes), len(lanes.scales)
+    values = np.empty((count, columns), np.float32)
+    greatest, sums = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    native.centroid_values_kernel(query.level, lanes.blocks)(
+        count,
+        centroids.codes.shape[1],
+        _address(centroids.codes),
+        _address(centroids.scales),
+        _address(lanes.query),
+        _address(lanes.corrections),
+        _address(lanes.scales),
+        _address(values),
+        _address(greatest),
+        _address(sums),
+    )
+    return _CentroidValues(lanes, values, greatest, sums / np.float32(count))
 
 
-def _blocks(offsets: NDArray[np.uint32], most_tokens: int) -> list[tuple[int, int]]:
-    """Runs of passages [first, last) that hold at most `most_tokens` tokens together, one passage at least."""
-    passages = len(offsets) - 1
-    blocks, first = [], 0
-    while first < passages:
-        limit = int(offsets[first]) + most_tokens
-        last = max(first + 1, int(np.searchsorted(offsets, limit, side="right")) - 1)
-        blocks.append((first, min(last, passages)))
-        first = last
-    return blocks
+def _round_table(query: Query, one: _CentroidValues, reach: float, step: np.float32) -> NDArray[np.uint8]:
+    """Bytes [a power of two, lanes]; the rows beyond the centroids are zeros."""
+    count, columns = one.values.shape
+    table = np.zeros((1 << (count - 1).bit_length(), columns), np.uint8)
+    floors = one.greatest - np.float32(reach)
+    steps = np.where(np.arange(columns) < one.lanes.vectors, step, np.float32(0))
+    native.round_table_kernel(query.level, one.lanes.blocks)(
+        count, _address(one.values), _address(floors), _address(steps), _address(table)
+    )
+    return table
+
+
+def _in_threads(work: Callable[[int, int], None], count: int, threads: int) -> None:
+    """Call `work(first, last)` over parts of range(count), each in a thread of its own."""
+    if threads <= 1 or count < threads:
+        return work(0, count)
+    edges = [count * part // threads for part in range(threads + 1)]
+    rest = [_pool.submit(work, *span) for span in pairwise(edges[1:])]
+    work(edges[0], edges[1])
+    for part in rest:
+        part.result()
+    return None
+
+
+def _padded(values: NDArray[Value], lanes: int) -> NDArray[Value]:
+    padded = np.zeros(lanes, values.dtype)
+    padded[: len(values)] = values
+    return padded
+
+
+def _padded_rows(values: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    padded = np.zeros((rows, values.shape[1]), np.float32)
+    padded[: len(values)] = values
+    return padded
+
+
+def _address(array: NDArray[np.generic]) -> int:
+    return array.ctypes.data

@@ -1,29 +1,38 @@
 """The steps of one search over one snapshot, in the order in which they run.
 
 1. Score all centroids against the query's vectors.
-2. Approximate score of every live passage, from its centroids.
-3. Candidates: the best of them over all segments together, so that the number of segments changes no answer.
+2. Approximate score of every passage that may be found, from its centroids.
+3. Candidates: the best of them over all segments together, as many as this query needs (candidates.py).
 4. MaxSim of the candidates on their codes.
 5. The best k by score, then by document id, then by place in the document.
 
-A snapshot of at most a million tokens, or with no more live passages than candidates, skips 1 to 3 and is
-searched exhaustively: that misses nothing, and takes about half a second at that size (docs/decisions/0003).
+A small snapshot, and any when `recall` is "exact", skips 1 to 3 and is searched exhaustively: that misses nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.scoring import Query, approximate_scores, centroid_scores, maxsim, prepare_query
+from index_format.segment import SegmentReader
+from serving.candidates import Scored, score_candidates
+from serving.scoring import approximate_scores, maxsim, prepare_query
 from serving.snapshot import Snapshot
 
 MAX_K = 1000
-LEAST_CANDIDATES = 1024
-CANDIDATES_PER_HIT = 16
-EXHAUSTIVE_TOKENS = 1_000_000
+Recall = Literal["fast", "balanced", "exact"]
+TOLERANCE: dict[Recall, float] = {"fast": 0.05, "balanced": 0.005, "exact": 0.0}
+"""The share of the best k that may be expected to be missed by candidates (candidates.py)."""
+
+FIRST = 256
+FIRST_PER_HIT = 4
+"""How many candidates are scored before it is known how many a query needs."""
+
+EXHAUSTIVE_BYTES = 4_000_000
+"""Codes of at most so many bytes are scored whole: about a millisecond (docs/decisions/0003)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,93 +50,102 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ranked:
-    segment: int
-    ordinal: int
-    score: np.float32
-    document_id: str
-    passage: int
+class Ranking:
+    """The best passages of a snapshot, best first. scored: how many passages got a MaxSim."""
+
+    passages: list[int]
+    scores: list[float]
+    scored: int
 
 
-def search(snapshot: Snapshot, vectors: NDArray[np.float32], k: int, *, candidates: int | None = None) -> list[Hit]:
+def search(
+    snapshot: Snapshot,
+    vectors: NDArray[np.float32],
+    k: int,
+    *,
+    recall: Recall = "balanced",
+    candidates: int | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: int = 1,
+) -> list[Hit]:
+    """The best `k` passages for query vectors float32 [Q, D], with their texts. Parameters as in `rank`."""
+    ranking = rank(snapshot, vectors, k, recall=recall, candidates=candidates, allowed=allowed, threads=threads)
+    return read_hits(snapshot, ranking)
+
+
+def rank(
+    snapshot: Snapshot,
+    vectors: NDArray[np.float32],
+    k: int,
+    *,
+    recall: Recall = "balanced",
+    candidates: int | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: int = 1,
+) -> Ranking:
     """The best `k` passages for query vectors float32 [Q, D].
 
-    candidates: how many passages get an exact MaxSim; more is slower and surer. By default all of a small
-    snapshot, and `max(1024, 16 k)` of a larger one.
+    recall: "exact" scores every passage; "balanced" and "fast" stop when few of the best k can be missing.
+    candidates: score this many instead, and those that tie with the last of them.
+    allowed: bool [P], which passages may be found; all by default, the deleted ones never. threads: for this query.
     """
+    found = snapshot.live if allowed is None else snapshot.live & allowed
     query = prepare_query(vectors, snapshot.codec)
-    chosen = _candidates(snapshot, query, candidates or _default_candidates(snapshot, k))
-    scores = [
-        maxsim(query, snapshot.codec, segment, ordinals)
-        for segment, ordinals in zip(snapshot.segments, chosen, strict=True)
+
+    def score(passages: NDArray[np.int64]) -> NDArray[np.float32]:
+        return maxsim(query, snapshot.table, snapshot.codec.row_bytes, passages, threads=threads)
+
+    whole = recall == "exact" or snapshot.tokens * snapshot.codec.row_bytes <= EXHAUSTIVE_BYTES
+    if whole and candidates is None:
+        everything = np.flatnonzero(found)
+        scored = Scored(everything, score(everything))
+    else:
+        rough = approximate_scores(query, snapshot.table, snapshot.centroids, found, threads=threads)
+        first, tolerance = (candidates, np.inf) if candidates else (max(FIRST, FIRST_PER_HIT * k), TOLERANCE[recall])
+        scored = score_candidates(rough, score, k, first=first, tolerance=tolerance)
+    passages, scores = _best(snapshot, scored, k)
+    return Ranking(passages, scores, len(scored.passages))
+
+
+def _best(snapshot: Snapshot, scored: Scored, k: int) -> tuple[list[int], list[float]]:
+    """The best k by score, then by document id, then by place in the document."""
+    passages, scores = scored.passages, scored.scores
+    if k < len(scores):
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        passages, scores = passages[scores >= threshold], scores[scores >= threshold]
+    keys = []
+    for passage, score in zip(passages.tolist(), scores.tolist(), strict=True):
+        segment, ordinal = snapshot.place(passage)
+        keys.append((-score, segment.document_id(ordinal), int(segment.numbers[ordinal]), passage))
+    keys.sort()
+    return [key[-1] for key in keys[:k]], [-key[0] for key in keys[:k]]
+
+
+def read_hits(snapshot: Snapshot, ranking: Ranking) -> list[Hit]:
+    """Ids, spans, titles, texts and metadata of ranked passages."""
+    places = [snapshot.place(passage) for passage in ranking.passages]
+    wanted: dict[SegmentReader, set[int]] = {}
+    for segment, ordinal in places:
+        wanted.setdefault(segment, set()).add(int(segment.document_rows[ordinal]))
+    documents = {
+        (segment, row): document
+        for segment, rows in wanted.items()
+        for row, document in zip(sorted(rows), segment.read_documents(sorted(rows)), strict=True)
+    }
+    return [
+        _hit(segment, ordinal, documents[segment, int(segment.document_rows[ordinal])], score)
+        for (segment, ordinal), score in zip(places, ranking.scores, strict=True)
     ]
-    return _read_hits(snapshot, _rank(snapshot, chosen, scores, k))
 
 
-def _default_candidates(snapshot: Snapshot, k: int) -> int:
-    records = snapshot.manifest.segments
-    if sum(record.tokens for record in records) <= EXHAUSTIVE_TOKENS:
-        return sum(record.passages for record in records)
-    return max(LEAST_CANDIDATES, CANDIDATES_PER_HIT * k)
-
-
-def _candidates(snapshot: Snapshot, query: Query, limit: int) -> list[NDArray[np.int64]]:
-    """Ordinals of the candidates in each segment."""
-    live = [np.flatnonzero(~segment.deleted) for segment in snapshot.segments]
-    if sum(map(len, live)) <= limit:
-        return live
-    scores_CQ = centroid_scores(query, snapshot.codebook.centroids)
-    scores = [approximate_scores(scores_CQ, s)[o] for s, o in zip(snapshot.segments, live, strict=True)]
-    threshold = _kth_best(scores, limit)
-    # Ties at the threshold all stay: which of them came first would depend on the segments.
-    return [ordinals[own >= threshold] for ordinals, own in zip(live, scores, strict=True)]
-
-
-def _kth_best(scores: list[NDArray[np.float32]], k: int) -> np.float32:
-    everything = np.concatenate(scores)
-    if k >= len(everything):
-        return np.float32(-np.inf)
-    threshold: np.float32 = np.partition(everything, len(everything) - k)[len(everything) - k]
-    return threshold
-
-
-def _rank(
-    snapshot: Snapshot, chosen: list[NDArray[np.int64]], scores: list[NDArray[np.float32]], k: int
-) -> list[_Ranked]:
-    if not scores:
-        return []
-    threshold = _kth_best(scores, k)
-    ranked = []
-    for number, (segment, ordinals, own) in enumerate(zip(snapshot.segments, chosen, scores, strict=True)):
-        for place in np.flatnonzero(own >= threshold):
-            ordinal = int(ordinals[place])
-            document_id = segment.document_ids[int(segment.document_rows[ordinal])].as_py()
-            passage = segment.passages["number"][ordinal].as_py()
-            ranked.append(_Ranked(number, ordinal, own[place], document_id, passage))
-    ranked.sort(key=lambda one: (-one.score, one.document_id, one.passage))
-    return ranked[:k]
-
-
-def _read_hits(snapshot: Snapshot, ranked: list[_Ranked]) -> list[Hit]:
-    documents: dict[tuple[int, int], dict[str, object]] = {}
-    for number in {one.segment for one in ranked}:
-        segment = snapshot.segments[number]
-        rows = sorted({int(segment.document_rows[one.ordinal]) for one in ranked if one.segment == number})
-        for row, document in zip(rows, segment.read_documents(rows), strict=True):
-            documents[number, row] = document
-    return [_hit(snapshot, one, documents) for one in ranked]
-
-
-def _hit(snapshot: Snapshot, one: _Ranked, documents: dict[tuple[int, int], dict[str, object]]) -> Hit:
-    segment = snapshot.segments[one.segment]
-    document = documents[one.segment, int(segment.document_rows[one.ordinal])]
-    start, end = (segment.passages[name][one.ordinal].as_py() for name in ("start", "end"))
+def _hit(segment: SegmentReader, ordinal: int, document: dict[str, object], score: float) -> Hit:
+    start, end = segment.span(ordinal)
     metadata = document.get("metadata") or {}
     assert isinstance(metadata, dict)
     return Hit(
-        document_id=one.document_id,
-        passage=one.passage,
-        score=float(one.score),
+        document_id=segment.document_id(ordinal),
+        passage=int(segment.numbers[ordinal]),
+        score=score,
         start=start,
         end=end,
         title=document["title"],  # type: ignore[arg-type]  # the column's type is in the schema

@@ -11,7 +11,6 @@ from encoding.encoder import Encoder
 from index_format.change import refuse_other_encoder
 from index_format.errors import ColonnadeError, ObjectMissing, StorageError
 from index_format.index import Index
-from serving.scoring import use_one_thread_a_query
 from serving.search import Hit, search
 from serving.snapshot import Snapshot, open_snapshot
 
@@ -43,7 +42,6 @@ class Searcher:
     """Answers queries from one snapshot at a time; `refresh` swaps in a newer one between two queries."""
 
     def __init__(self, index: Index, encoder: Encoder) -> None:
-        use_one_thread_a_query()
         self._index = index
         self._encoder = encoder
         self.fault: Fault | None = None

@@ -1,28 +1,74 @@
-"""One version of an index, opened and immutable while it is held."""
+"""One version of an index, opened and immutable while it is held.
+
+A passage of a snapshot has one number over all its segments, in their order: what the stages of a search pass on.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 
-from index_format.codebook import Codebook
+import numpy as np
+from numpy.typing import NDArray
+
 from index_format.codec import Codec
 from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.segment import SegmentReader
+from serving.kernels.segments import SegmentTable
+from serving.scoring import CodedCentroids
 
 
-@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A manifest with its codec, codebook and segments at hand."""
+    """A manifest with its codec and segments at hand, and where each passage of it is."""
 
-    manifest: Manifest
-    codec: Codec
-    codebook: Codebook
-    segments: list[SegmentReader]
+    def __init__(self, index: Index, manifest: Manifest, segments: list[SegmentReader]) -> None:
+        self._index = index
+        self.manifest = manifest
+        self.codec: Codec = index.codec(manifest)
+        self.segments = segments
 
     @property
     def version(self) -> int:
         return self.manifest.version
+
+    @cached_property
+    def first_passages(self) -> NDArray[np.int64]:
+        """The number of each segment's first passage, and at the end the number of all passages: int64 [S + 1]."""
+        firsts = np.zeros(len(self.segments) + 1, np.int64)
+        np.cumsum([segment.record.passages for segment in self.segments], out=firsts[1:])
+        return firsts
+
+    @cached_property
+    def live(self) -> NDArray[np.bool_]:
+        """Which passages are not deleted: bool [P]."""
+        if not self.segments:
+            return np.zeros(0, bool)
+        return ~np.concatenate([segment.deleted for segment in self.segments])
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of all passages, the deleted ones too."""
+        return sum(segment.record.tokens for segment in self.segments)
+
+    @cached_property
+    def table(self) -> SegmentTable:
+        """Where the kernels find the arrays of all segments."""
+        return SegmentTable.of(
+            [
+                (s.codes.offsets, s.codes.codes, s.codes.scales, s.centroids.offsets, s.centroids.ids)
+                for s in self.segments
+            ]
+        )
+
+    @cached_property
+    def centroids(self) -> CodedCentroids:
+        """The centroids, in the codes that the candidate stage scores."""
+        return CodedCentroids.of(self._index.codebook(self.manifest).centroids)
+
+    def place(self, passage: int) -> tuple[SegmentReader, int]:
+        """The segment of a passage, and its ordinal there."""
+        number = int(np.searchsorted(self.first_passages, passage, side="right")) - 1
+        return self.segments[number], passage - int(self.first_passages[number])
 
 
 def open_snapshot(index: Index, manifest: Manifest | None = None, previous: Snapshot | None = None) -> Snapshot:
@@ -35,13 +81,12 @@ def open_snapshot(index: Index, manifest: Manifest | None = None, previous: Snap
     held = {segment.record.id: segment for segment in previous.segments} if previous else {}
     index.files.fetch(manifest.files())
     index.files.hold(manifest.files())
-    codec, codebook = index.codec(manifest), index.codebook(manifest)
+    codec = index.codec(manifest)
     segments = []
     for record in manifest.segments:
         segment = held.get(record.id)
         if segment is None or segment.record != record:
-            segment = SegmentReader(index.files, record, codec)
+            segment = SegmentReader(index.files, record, codec, manifest.codebook.centroids)
             segment.load()
-            segment.refuse_foreign_centroids(len(codebook.centroids))
         segments.append(segment)
-    return Snapshot(manifest, codec, codebook, segments)
+    return Snapshot(index, manifest, segments)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
 from index_format.segment import EncodedSegment, read_codebook, read_codec, write_centroids
+from serving.scoring import CodedCentroids, nearest_centroids
 from tasks import progress
 from tasks.prefect_task import as_task
 
@@ -15,7 +18,15 @@ def assign_centroids(
     """Write the centroid ids of one segment and return its complete record."""
     index = Index.at(address)
     book = read_codebook(index.files, codebook, dim)
-    file = write_centroids(index.store, segment, index.files, read_codec(index.files, codec, dim), book)
+    coded, threads = CodedCentroids.of(book.centroids), os.cpu_count() or 1
+    file = write_centroids(
+        index.store,
+        segment,
+        index.files,
+        read_codec(index.files, codec, dim),
+        book,
+        nearest=lambda vectors: nearest_centroids(vectors, coded, threads=threads),
+    )
     progress.report("centroids", advance=segment.tokens)
     return segment.with_centroids(file)
 

@@ -78,10 +78,10 @@ def write_index(root: Path, bits: int) -> Index:
 
 
 def main() -> None:
-    """Write v1/BITS and v1/BITS.json for 2, 4 and 8 bits."""
+    """Write v1/BITS and v1/BITS.json for 1, 2, 4 and 8 bits."""
     folder = HERE / "v1"
     shutil.rmtree(folder, ignore_errors=True)
-    for bits in (2, 4, 8):
+    for bits in (1, 2, 4, 8):
         index = write_index(folder / f"{bits}-bits", bits)
         text = json.dumps(answers(index), indent=1, ensure_ascii=False)
         (folder / f"{bits}-bits.json").write_text(text + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ GOLDEN = sorted(path for path in Path(__file__).parent.glob("v*/*") if path.is_d
 
 def test_there_is_a_golden_index_for_each_number_of_bits() -> None:
     """The test below runs."""
-    assert [f"{path.parent.name}/{path.name}" for path in GOLDEN] == ["v1/2-bits", "v1/4-bits", "v1/8-bits"]
+    assert [f"{path.parent.name}/{path.name}" for path in GOLDEN] == [f"v1/{bits}-bits" for bits in (1, 2, 4, 8)]
 
 
 @pytest.mark.parametrize("root", GOLDEN, ids=lambda path: path.name)

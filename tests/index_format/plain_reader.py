@@ -80,7 +80,7 @@ def read_plainly(root: Path, version: int | None = None) -> PlainIndex:
         must(manifest["index_id"] == parent["index_id"], "an index keeps its id")
     index = PlainIndex(manifest)
     dim, bits = manifest["encoder"]["dim"], manifest["codec"]["bits"]
-    must(8 <= dim <= 1024 and dim % 8 == 0 and bits in (2, 4, 8), "dimensions and bits are in range")
+    must(8 <= dim <= 1024 and dim % 8 == 0 and bits in (1, 2, 4, 8), "dimensions and bits are in range")
     mean = read_arrays(root, manifest["codec"]["file"], "codec", {"mean": ("<f4", (dim,))})["mean"]
     book = manifest["codebook"]
     must(book["file"]["key"] == f"codebooks/{book['id']}.npz", "a codebook is under its id")
@@ -105,7 +105,8 @@ def read_segment(root: Path, record: dict[str, Any], index: PlainIndex, mean: np
         "scales": ("<f2", (tokens,)),
     }
     arrays = read_arrays(root, record["codes_file"], "codes", specs)
-    specs = {"offsets": ("<u4", (count + 1,)), "ids": ("<u4", (None,))}
+    narrow = index.manifest["codebook"]["centroids"] <= 65536
+    specs = {"offsets": ("<u4", (count + 1,)), "ids": ("<u2" if narrow else "<u4", (None,))}
     touched = read_arrays(root, record["centroids_file"], "centroids", specs)
     check_offsets(arrays["offsets"], tokens)
     check_offsets(touched["offsets"], len(touched["ids"]))

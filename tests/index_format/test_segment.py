@@ -23,7 +23,7 @@ from index_format.manifest import DeletionRecord, FileRef, SegmentRecord
 from index_format.npz import write_npz
 from index_format.segment import SegmentReader
 from index_format.store import MemoryStore
-from tests.strategies import Recipe, add, live_texts, make_recipe, write_documents
+from tests.strategies import CENTROIDS, Recipe, add, live_texts, make_recipe, write_documents
 
 DOCUMENTS = {"a": "harbour lantern", "b": "copper meadow violin ember glacier"}
 
@@ -82,11 +82,11 @@ def test_offsets_that_do_not_rise_to_the_total_are_refused(
     codes, scales = recipe.codec.compress(np.zeros((7, 8), np.float32))
     file = arrays_file(index, keys.codes(keys.new_id()), {"offsets": array, "codes": codes, "scales": scales})
     with pytest.raises(IndexCorrupt, match="offsets"):
-        SegmentReader(index.files, msgspec.structs.replace(record, codes_file=file), recipe.codec).load()
-    touched = {"offsets": array, "ids": np.zeros(7, np.uint32)}
+        SegmentReader(index.files, msgspec.structs.replace(record, codes_file=file), recipe.codec, CENTROIDS).load()
+    touched = {"offsets": array, "ids": np.zeros(7, np.uint16)}
     file = arrays_file(index, keys.centroids(record.id, keys.new_id()), touched)
     with pytest.raises(IndexCorrupt, match="offsets"):
-        SegmentReader(index.files, msgspec.structs.replace(record, centroids_file=file), recipe.codec).load()
+        SegmentReader(index.files, msgspec.structs.replace(record, centroids_file=file), recipe.codec, CENTROIDS).load()
 
 
 @pytest.mark.parametrize("ordinals", [[0, 3], [1, 0], [1, 1], [0, 1, 2], [0]])
@@ -98,7 +98,7 @@ def test_deletions_that_do_not_fit_the_segment_are_refused(
     file = arrays_file(index, key, {"ordinals": np.array(ordinals, np.uint32)})
     wrong = msgspec.structs.replace(record, deletions=DeletionRecord(passages=2, documents=1, file=file))
     with pytest.raises(IndexCorrupt, match="ordinals"):
-        SegmentReader(index.files, wrong, recipe.codec).load()
+        SegmentReader(index.files, wrong, recipe.codec, CENTROIDS).load()
 
 
 def test_tables_that_are_not_as_promised_are_refused(index: Index, recipe: Recipe, record: SegmentRecord) -> None:
@@ -107,7 +107,8 @@ def test_tables_that_are_not_as_promised_are_refused(index: Index, recipe: Recip
     other_rows = schema.write_parquet(pa.Table.from_pylist([], schema=schema.PASSAGES))
     for data in (other_columns, other_rows, b"PAR1"):
         file = write_object(index.store, keys.passages(keys.new_id()), data)
-        reader = SegmentReader(index.files, msgspec.structs.replace(record, passages_file=file), recipe.codec)
+        wrong = msgspec.structs.replace(record, passages_file=file)
+        reader = SegmentReader(index.files, wrong, recipe.codec, CENTROIDS)
         with pytest.raises(IndexCorrupt):
             _ = reader.passages
 

@@ -113,11 +113,17 @@ def worked_lines(root: Path) -> list[str]:
 
 
 def _packing_lines() -> list[str]:
-    rows = {2: [0, 1, 2, 3, 3, 2, 1, 0], 4: [0, 1, 2, 3, 12, 13, 14, 15], 8: [0, 1, 2, 3, 252, 253, 254, 255]}
-    return [
-        f"{bits} bits  {' '.join(map(str, codes))}  →  {pack(np.array([codes], np.uint8), bits).tobytes().hex(' ')}"
-        for bits, codes in rows.items()
-    ]
+    rows = {
+        1: [0, 1, 0, 0, 1, 1, 0, 1],
+        2: [0, 1, 2, 3, 3, 2, 1, 0],
+        4: [0, 1, 2, 3, 12, 13, 14, 15],
+        8: [0, 1, 2, 3, 252, 253, 254, 255],
+    }
+    lines = []
+    for bits, codes in rows.items():
+        packed = pack(np.array([codes], np.uint8), bits).tobytes().hex(" ")
+        lines.append(f"{bits} bit{'s' if bits > 1 else ' '}  {' '.join(map(str, codes))}  →  {packed}")
+    return lines
 
 
 def _segment_lines(segment: SegmentReader, codec: Codec) -> list[str]:
@@ -128,7 +134,7 @@ def _segment_lines(segment: SegmentReader, codec: Codec) -> list[str]:
         decoded = " ".join(f"{value:.4f}" for value in vector)
         lines.append(f"token {token}  {code.tobytes().hex(' ')}  {scale.tobytes().hex()}  {float(scale)!r}  {decoded}")
     lines.append(f"centroids.offsets  {segment.centroids.offsets.tobytes().hex(' ', 4)}")
-    lines.append(f"centroids.ids      {segment.centroids.ids.tobytes().hex(' ', 4)}")
+    lines.append(f"centroids.ids      {segment.centroids.ids.tobytes().hex(' ', 2)}")
     for ordinal in range(segment.record.passages):
         part = slice(own.offsets[ordinal], own.offsets[ordinal + 1])
         score = coded_maxsim(QUERY, codec, own.codes[part], own.scales[part])

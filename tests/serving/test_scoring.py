@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,32 +13,44 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index_format.codec import Codec, unpack
-from index_format.segment import SegmentReader
+from serving.kernels.levels import Level, levels_here
 from serving.oracle import coded_maxsim, exact_maxsim
-from serving.scoring import approximate_scores, centroid_scores, maxsim, prepare_query
+from serving.scoring import CodedCentroids, approximate_scores, maxsim, nearest_centroids, prepare_query
 from serving.snapshot import Snapshot
 from tests.serving.vectors import Document, Vectors, random_documents, random_snapshot, random_vectors
 
-BLOCK = 2048  # tokens that `maxsim` scores at once
-ODD_LENGTHS = [1, 2, BLOCK - 1, 3, BLOCK, 1, 1, BLOCK + 1, 5, 4000, 2, 63, 64, 65]
+ODD_LENGTHS = [1, 2, 3, 4, 5, 6, 7, 1, 11, 12, 13, 23, 24, 25, 1, 4000, 2, 63, 64, 65]
 
 
 def _query(dim: int, count: int = 5) -> Vectors:
     """Random query vectors, one of them of zeros."""
     query = random_vectors(np.random.default_rng(dim), count, dim)
-    query[1] = 0
+    query[1:2] = 0
     return query
 
 
-def _everything(segment: SegmentReader) -> NDArray[np.int64]:
-    return np.arange(segment.record.passages)
+def _maxsim(snapshot: Snapshot, query: Vectors, passages: list[int] | None = None, **how: Any) -> Vectors:
+    """The product's scores of some passages, all of them by default."""
+    chosen = np.arange(snapshot.table.passages) if passages is None else np.array(passages, np.int64)
+    prepared = prepare_query(query, snapshot.codec, how.pop("level", None))
+    return maxsim(prepared, snapshot.table, snapshot.codec.row_bytes, chosen, **how)
 
 
-def _by_definition(query: Vectors, codec: Codec, segment: SegmentReader) -> Vectors:
+def _approximate(snapshot: Snapshot, query: Vectors, **how: Any) -> NDArray[np.int32]:
+    """The product's approximate scores of all passages."""
+    prepared = prepare_query(query, snapshot.codec, how.pop("level", None))
+    allowed = how.pop("allowed", snapshot.live)
+    return approximate_scores(prepared, snapshot.table, snapshot.centroids, allowed, **how)
+
+
+def _by_definition(query: Vectors, snapshot: Snapshot) -> Vectors:
     """The oracle's score of every passage."""
-    starts, codes, scales = segment.codes.offsets, segment.codes.codes, segment.codes.scales
-    spans = [slice(int(start), int(end)) for start, end in itertools.pairwise(starts)]
-    return np.array([coded_maxsim(query, codec, codes[span], scales[span]) for span in spans])
+    scores = []
+    for segment in snapshot.segments:
+        starts, codes, scales = segment.codes.offsets, segment.codes.codes, segment.codes.scales
+        spans = [slice(int(start), int(end)) for start, end in itertools.pairwise(starts)]
+        scores += [coded_maxsim(query, snapshot.codec, codes[span], scales[span]) for span in spans]
+    return np.array(scores)
 
 
 @pytest.fixture(scope="module")
@@ -47,51 +60,58 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     return random_snapshot(tmp_path_factory.mktemp("cache"), random_documents(6, lengths, 16))
 
 
-@pytest.mark.parametrize("dim", [8, 128, 384])
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_maxsim_equals_its_definition_bit_for_bit(bits: int, dim: int, tmp_path: Path) -> None:
-    """Passages of one token, around the size of a block, and of almost two blocks."""
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
+@pytest.mark.parametrize("dim", [8, 24, 128])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_maxsim_equals_its_definition_bit_for_bit(bits: int, dim: int, level: Level, tmp_path: Path) -> None:
+    """Passages of one token, around the size of a tile, and very long; on every instruction level here."""
     opened = random_snapshot(tmp_path, random_documents(1, [ODD_LENGTHS], dim), bits=bits)
-    query, segment = _query(dim), opened.segments[0]
-    scores = maxsim(prepare_query(query, opened.codec), opened.codec, segment, _everything(segment))
+    scores = _maxsim(opened, _query(dim), level=level)
     assert scores.dtype == np.float32
-    np.testing.assert_array_equal(scores, _by_definition(query, opened.codec, segment))
+    np.testing.assert_array_equal(scores, _by_definition(_query(dim), opened))
 
 
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
+@pytest.mark.parametrize("count", [1, 4, 5, 16, 17, 33, 64, 65, 200])
+def test_any_number_of_query_vectors_is_scored_in_their_order(count: int, level: Level, tmp_path: Path) -> None:
+    """As many as fill registers, one less, one more, and more than one call takes."""
+    opened = random_snapshot(tmp_path, random_documents(2, [[7, 1, 30]], 16))
+    scores = _maxsim(opened, _query(16, count), level=level)
+    np.testing.assert_array_equal(scores, _by_definition(_query(16, count), opened))
+
+
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
 @pytest.mark.parametrize("dim", [8, 384, 1024])
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_codes_and_queries_at_their_extremes_are_still_exact(bits: int, dim: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_codes_and_queries_at_their_extremes_are_still_exact(bits: int, dim: int, level: Level, tmp_path: Path) -> None:
     """All levels at either end of their range: the greatest integers that a score can meet."""
     signs = np.random.default_rng(2).choice([-1, 1], size=(40, dim)).astype(np.float32)
     signs[:4] = [[-1], [1], [-1], [1]]
     sample = np.concatenate([signs, -signs])  # its mean is zero, so every code is the lowest or the highest
     documents = [Document(f"d{n}", [signs[n : n + 1] / np.float32(dim**0.5)]) for n in range(40)]
     opened = random_snapshot(tmp_path, documents, bits=bits, sample=sample)
-    query, segment = signs[:6], opened.segments[0]
-    assert set(np.unique(unpack(segment.codes.codes, bits))) == {0, 2**bits - 1}
-    scores = maxsim(prepare_query(query, opened.codec), opened.codec, segment, _everything(segment))
-    np.testing.assert_array_equal(scores, _by_definition(query, opened.codec, segment))
+    assert set(np.unique(unpack(opened.segments[0].codes.codes, bits))) == {0, 2**bits - 1}
+    np.testing.assert_array_equal(_maxsim(opened, signs[:6], level=level), _by_definition(signs[:6], opened))
 
 
-@pytest.mark.parametrize(("bits", "error"), [(2, 0.2), (4, 0.05), (8, 0.01)])
+@pytest.mark.parametrize(("bits", "error"), [(1, 0.5), (2, 0.2), (4, 0.05), (8, 0.01)])
 def test_maxsim_on_codes_is_close_to_maxsim_of_the_vectors(bits: int, error: float, tmp_path: Path) -> None:
     """The error for each query vector shrinks with the bits."""
     documents = random_documents(3, [[9, 30], [1], [200]], 128)
     opened = random_snapshot(tmp_path, documents, bits=bits)
-    query, segment = _query(128), opened.segments[0]
-    scores = maxsim(prepare_query(query, opened.codec), opened.codec, segment, _everything(segment))
-    exact = [exact_maxsim(query, passage) for document in documents for passage in document.passages]
-    np.testing.assert_allclose(scores, exact, atol=error * len(query))
+    exact = [exact_maxsim(_query(128), passage) for document in documents for passage in document.passages]
+    np.testing.assert_allclose(_maxsim(opened, _query(128)), exact, atol=error * len(_query(128)))
 
 
-@given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 200))
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 80), threads=st.integers(1, 4))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_score_does_not_depend_on_the_passages_around_it(snapshot: Snapshot, seed: int, count: int) -> None:
-    """Any passages in any order, some of them twice, have the scores that they have together."""
-    segment, query = snapshot.segments[0], prepare_query(_query(16), snapshot.codec)
-    together = maxsim(query, snapshot.codec, segment, _everything(segment))
-    chosen = np.random.default_rng(seed).integers(0, segment.record.passages, size=count)
-    np.testing.assert_array_equal(maxsim(query, snapshot.codec, segment, chosen), together[chosen])
+def test_a_score_does_not_depend_on_the_passages_around_it(
+    snapshot: Snapshot, seed: int, count: int, threads: int
+) -> None:
+    """Any passages, on any number of threads, have the scores that they have together."""
+    together = _maxsim(snapshot, _query(16))
+    chosen = np.sort(np.random.default_rng(seed).choice(80, size=count, replace=False)).tolist()
+    np.testing.assert_array_equal(_maxsim(snapshot, _query(16), chosen, threads=threads), together[chosen])
 
 
 @pytest.mark.parametrize("segments", [2, 7, 80])
@@ -102,44 +122,43 @@ def test_a_score_does_not_depend_on_the_segment(snapshot: Snapshot, segments: in
     sample = np.concatenate([document.passages[0] for document in documents])
     parts = [documents[part[0] : part[-1] + 1] for part in np.array_split(np.arange(80), segments)]
     divided = random_snapshot(tmp_path, *parts, sample=sample)
-    query = prepare_query(_query(16), snapshot.codec)
-    scores_CQ = centroid_scores(query, snapshot.codebook.centroids)
-    one = snapshot.segments[0]
-    exact = [maxsim(query, divided.codec, segment, _everything(segment)) for segment in divided.segments]
-    np.testing.assert_array_equal(np.concatenate(exact), maxsim(query, snapshot.codec, one, _everything(one)))
-    rough = [approximate_scores(scores_CQ, segment) for segment in divided.segments]
-    np.testing.assert_array_equal(np.concatenate(rough), approximate_scores(scores_CQ, one))
+    for score in (_maxsim, _approximate):
+        np.testing.assert_array_equal(score(divided, _query(16)), score(snapshot, _query(16)))
+        np.testing.assert_array_equal(score(divided, _query(16), threads=3), score(snapshot, _query(16)))
 
 
 def test_no_passages_have_no_scores(snapshot: Snapshot) -> None:
     """An empty choice is a choice."""
-    query = prepare_query(_query(16), snapshot.codec)
-    assert maxsim(query, snapshot.codec, snapshot.segments[0], np.zeros(0, np.int64)).tolist() == []
+    assert _maxsim(snapshot, _query(16), []).tolist() == []
 
 
-def test_the_approximate_score_is_a_sum_of_best_centroids(snapshot: Snapshot) -> None:
-    """Equal bit for bit to a loop over passages and query vectors."""
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
+@pytest.mark.parametrize("count", [1, 5, 16, 40, 70])
+def test_the_approximate_score_is_a_sum_of_best_centroids(snapshot: Snapshot, count: int, level: Level) -> None:
+    """As a loop over passages and query vectors has it, up to the rounding of each to a byte."""
+    query, book = _query(16, count), snapshot.centroids
+    centroids = Codec(np.zeros(16, np.float32), 8).decompress(book.codes, book.scales)
     segment = snapshot.segments[0]
-    scores_CQ = centroid_scores(prepare_query(_query(16), snapshot.codec), snapshot.codebook.centroids)
-    expected = []
-    for passage in range(segment.record.passages):
-        start, end = (int(segment.centroids.offsets[at]) for at in (passage, passage + 1))
-        total = np.float32(0)
-        for column in range(scores_CQ.shape[1]):
-            total += max(scores_CQ[centroid, column] for centroid in segment.centroids.ids[start:end])
-        expected.append(total)
-    np.testing.assert_array_equal(approximate_scores(scores_CQ, segment), np.array(expected, np.float32))
-
-
-def test_approximate_scores_are_right_across_blocks(tmp_path: Path) -> None:
-    """More centroid ids than a block of 16,384 holds."""
-    opened = random_snapshot(tmp_path, random_documents(7, [[90]] * 260, 8), bits=2, centroids=128)
-    segment = opened.segments[0]
-    assert len(segment.centroids.ids) > 8 * BLOCK
-    scores_CQ = centroid_scores(prepare_query(_query(8, 3), opened.codec), opened.codebook.centroids)
     parts = np.split(segment.centroids.ids, segment.centroids.offsets[1:-1])
-    expected = [sum((scores_CQ[part].max(axis=0)), start=np.float32(0)) for part in parts]
-    np.testing.assert_array_equal(approximate_scores(scores_CQ, segment), np.array(expected, np.float32))
+    exact_CQ = centroids @ query.T
+    reach = (exact_CQ.max(axis=0) - exact_CQ.mean(axis=0)).max()
+    bytes_CQ = np.clip((exact_CQ - (exact_CQ.max(axis=0) - reach)) * 255 / reach, 0, 255)
+    expected = [bytes_CQ[part].max(axis=0).sum() for part in parts]
+    np.testing.assert_allclose(_approximate(snapshot, query, level=level), expected, atol=3 * count)
+
+
+def test_all_levels_have_the_same_approximate_scores(snapshot: Snapshot) -> None:
+    """So that an answer does not depend on the processor that gave it."""
+    first, *others = (_approximate(snapshot, _query(16, 40), level=level) for level in levels_here())
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+def test_a_passage_that_is_not_allowed_is_marked(snapshot: Snapshot) -> None:
+    """It has -1; the others have what they have without a choice."""
+    allowed = np.arange(80) % 3 == 0
+    everything, some = _approximate(snapshot, _query(16)), _approximate(snapshot, _query(16), allowed=allowed)
+    np.testing.assert_array_equal(some, np.where(allowed, everything, -1))
 
 
 def test_a_query_is_rounded_to_eight_bits_on_scales_of_its_own(snapshot: Snapshot) -> None:
@@ -149,3 +168,17 @@ def test_a_query_is_rounded_to_eight_bits_on_scales_of_its_own(snapshot: Snapsho
     assert np.array_equal(query.levels, np.rint(query.levels))
     assert np.abs(query.levels).max(axis=1).tolist() == [127, 0, 127, 127, 127]
     np.testing.assert_allclose(query.levels * query.scales[:, None], vectors, atol=query.scales.max() / 2)
+
+
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
+@pytest.mark.parametrize(("dim", "centroids", "tokens"), [(8, 1, 3), (24, 7, 65), (128, 300, 64), (16, 40, 0)])
+def test_the_nearest_centroid_is_hardly_farther_than_the_nearest(
+    dim: int, centroids: int, tokens: int, level: Level
+) -> None:
+    """Rounding to eight bits may choose another one, but only where both are as good as equal."""
+    random = np.random.default_rng(dim)
+    book, vectors = random_vectors(random, centroids, dim), random_vectors(random, tokens, dim)
+    found = nearest_centroids(vectors, CodedCentroids.of(book), level=level, threads=2)
+    distances = ((vectors[:, None] - book[None]) ** 2).sum(axis=2)
+    chosen = distances[np.arange(tokens), found] if tokens else np.zeros(0)
+    np.testing.assert_allclose(chosen, distances.min(axis=1) if tokens else [], atol=0.05)

@@ -1,0 +1,115 @@
+"""Colonnade itself: ready vectors become segments by the product's own functions, and `rank` answers."""
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.engines.protocol import Vectors, serve
+from index_format import keys, schema
+from index_format.change import Addition, Origin, add_segments, delete_documents
+from index_format.codebook import exclusive_sum
+from index_format.codec import Codec
+from index_format.commit import commit
+from index_format.files import write_object
+from index_format.index import Index
+from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord
+from index_format.npz import write_npz
+from index_format.segment import EncodedSegment, SegmentContent, write_segment
+from serving.search import rank
+from serving.snapshot import open_snapshot
+from tasks.assign_centroids import assign_centroids
+from tasks.train_codebook import train_codebook
+
+PASSAGES_A_SEGMENT = 4096
+CHUNKING = ChunkingRecord(passage_tokens=256, overlap_tokens=0)
+MEAN_SAMPLE = 100_000
+
+
+class Colonnade:
+    """One document for each passage, its text stored too."""
+
+    def __init__(self, vectors: Vectors, threads: int) -> None:
+        import faiss
+        import threadpoolctl
+
+        faiss.omp_set_num_threads(threads)
+        threadpoolctl.threadpool_limits(limits=threads)
+        self._vectors, self._threads = vectors, threads
+        self._folder: Path | None = None
+        self._snapshot: Any = None
+
+    def build(self, folder: Path, bits: int) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        index = Index.at(folder)
+        tokens = self._vectors.tokens
+        sample = np.random.default_rng(1).choice(len(tokens), min(len(tokens), MEAN_SAMPLE), replace=False)
+        codec = Codec(np.asarray(tokens[np.sort(sample)], np.float32).mean(axis=0), bits)
+        file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
+        record = CodecRecord(bits=bits, file=file)
+        starts = range(0, self._vectors.passages, PASSAGES_A_SEGMENT)
+        passages = [range(one, min(one + PASSAGES_A_SEGMENT, self._vectors.passages)) for one in starts]
+        segments = [self._segment(index, codec, own, "") for own in passages]
+        book = train_codebook(index.address, segments, record, codec.dim)
+        self._publish(index, record, book, segments)
+
+    def open(self, folder: Path) -> None:
+        self._folder = folder
+        self._snapshot = open_snapshot(Index.at(folder))
+
+    def search(self, query: Any, k: int, **point: Any) -> list[int]:
+        return rank(self._snapshot, np.asarray(query, np.float32), k, threads=self._threads, **point).passages
+
+    def change(self) -> dict[str, float]:
+        """Seconds until an addition of 1 %, and then a deletion of 1 %, can be searched."""
+        assert self._folder is not None
+        index, manifest = Index.at(self._folder), self._snapshot.manifest
+        share = range(self._vectors.passages // 100)
+        started = time.perf_counter()
+        fresh = self._segment(index, self._snapshot.codec, share, "new-")
+        self._publish(index, manifest.codec, manifest.codebook, [fresh])
+        self._snapshot = open_snapshot(index, previous=self._snapshot)
+        self._snapshot.table  # noqa: B018  # what a first search would wait for
+        added = time.perf_counter()
+        commit(index.store, lambda base: delete_documents(index, base, [f"new-{n}" for n in share], Origin("delete")))
+        self._snapshot = open_snapshot(index, previous=self._snapshot)
+        self._snapshot.table  # noqa: B018
+        return {"add_1_percent": added - started, "delete_1_percent": time.perf_counter() - added}
+
+    def _segment(self, index: Index, codec: Codec, numbers: range, prefix: str) -> EncodedSegment:
+        first, last = self._vectors.offsets[numbers.start], self._vectors.offsets[numbers.stop]
+        blocks = [
+            codec.compress(np.asarray(self._vectors.tokens[at : min(at + 16384, last)], np.float32))
+            for at in range(first, last, 16384)
+        ]
+        texts = [self._vectors.texts[number] for number in numbers]
+        hashes = [hashlib.sha256(text.encode()).digest() for text in texts]
+        names = [f"{prefix}{number}" for number in numbers]
+        count = len(texts)
+        documents = pa.table(
+            {"id": names, "content_hash": hashes, "title": [None] * count, "text": texts},
+            schema=schema.documents_schema(None),
+        )
+        columns = {"document": range(count), "number": [0] * count, "start": [0] * count, "end": list(map(len, texts))}
+        content = SegmentContent(
+            documents=documents,
+            passages=pa.table({name: list(values) for name, values in columns.items()}, schema=schema.PASSAGES),
+            offsets=exclusive_sum(np.diff(self._vectors.offsets[numbers.start : numbers.stop + 1])),
+            codes=np.concatenate([codes for codes, _ in blocks]),
+            scales=np.concatenate([scales for _, scales in blocks]),
+        )
+        return write_segment(index.store, content)
+
+    def _publish(self, index: Index, codec: CodecRecord, book: CodebookRecord, encoded: list[EncodedSegment]) -> None:
+        encoder = EncoderRecord(name="benchmark", fingerprint="0" * 64, dim=int(self._vectors.tokens.shape[1]))
+        records = [assign_centroids(one, index.address, book, codec, encoder.dim) for one in encoded]
+        addition = Addition(encoder, codec, CHUNKING, book, records)
+        commit(index.store, lambda base: add_segments(index, base, addition, Origin("build")))
+
+
+if __name__ == "__main__":
+    serve(Colonnade)

@@ -1,0 +1,88 @@
+"""Instruction levels: how each adds up products of four bytes, in as many lanes as its registers have.
+
+Query vectors lie in lanes: one lane adds for one query vector, so nothing is ever summed across lanes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llvmlite import binding, ir
+
+from serving.kernels.ir_loops import i8, i16, i32, intrinsic
+
+Dot = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
+"""(builder, sums <lanes x i32>, the same four unsigned bytes in each lane, query <4·lanes x i8>) to the new sums.
+
+The bytes are at most 127, so that no level needs more than 16 bits between its steps.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One instruction set. `lanes` 32-bit sums fit a register; `registers` of them may hold sums at once.
+
+    whole_bytes: whether `dot` takes bytes up to 255 too.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    features: str
+    needs: frozenset[str]
+    whole_bytes: bool
+    dot: Dot
+
+
+def _dot_vnni(builder: ir.IRBuilder, sums: ir.Value, four: ir.Value, query: ir.Value) -> ir.Value:
+    wide, bytes64 = ir.VectorType(i32, 16), ir.VectorType(i8, 64)
+    dpbusd = intrinsic(builder, "llvm.x86.avx512.vpdpbusd.512", wide, [wide, bytes64, bytes64])
+    return builder.call(dpbusd, [sums, builder.bitcast(four, bytes64), query])
+
+
+def _dot_avx2(builder: ir.IRBuilder, sums: ir.Value, four: ir.Value, query: ir.Value) -> ir.Value:
+    wide, bytes32, halves = ir.VectorType(i32, 8), ir.VectorType(i8, 32), ir.VectorType(i16, 16)
+    pairs = intrinsic(builder, "llvm.x86.avx2.pmadd.ub.sw", halves, [bytes32, bytes32])
+    quads = intrinsic(builder, "llvm.x86.avx2.pmadd.wd", wide, [halves, halves])
+    products = builder.call(pairs, [builder.bitcast(four, bytes32), query])
+    return builder.add(sums, builder.call(quads, [products, ir.Constant(halves, [1] * 16)]))
+
+
+def _dot_portable(builder: ir.IRBuilder, sums: ir.Value, four: ir.Value, query: ir.Value) -> ir.Value:
+    wide = sums.type
+    for place in range(4):
+        own = ir.Constant(ir.VectorType(i32, wide.count), [4 * lane + place for lane in range(wide.count)])
+        factor = builder.sext(builder.shuffle_vector(query, ir.Constant(query.type, ir.Undefined), own), wide)
+        shift, mask = (ir.Constant(wide, [value] * wide.count) for value in (8 * place, 255))
+        byte = builder.and_(builder.lshr(four, shift), mask)
+        sums = builder.add(sums, builder.mul(byte, factor))
+    return sums
+
+
+LEVELS = (
+    Level(
+        name="avx512-vnni",
+        lanes=16,
+        registers=12,
+        features="+avx2,+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512vnni,-prefer-256-bit",
+        needs=frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"}),
+        whole_bytes=True,
+        dot=_dot_vnni,
+    ),
+    Level("avx2", 8, 8, "+avx2", frozenset({"avx2"}), False, _dot_avx2),
+    Level("portable", 4, 8, "", frozenset(), True, _dot_portable),
+)
+
+
+def levels_here() -> list[Level]:
+    """The levels that this processor has, the best first."""
+    have = {name for name, there in binding.get_host_cpu_features().items() if there}
+    return [level for level in LEVELS if level.needs <= have]
+
+
+@functools.cache
+def best_level() -> Level:
+    """The best instruction level of this processor."""
+    return levels_here()[0]

@@ -1,0 +1,82 @@
+"""The MaxSim kernel: codes of passages, unpacked in registers, against as many query vectors as registers hold.
+
+For each of `count` passages, given by their number over all segments in ascending order, it adds the parts of
+`vectors` query vectors to `totals`, in their order, as SPEC §6.2 says. More query vectors than fit take
+several calls; the order of the sum stays the same.
+
+A tile past the end of a passage repeats the last token, which changes no maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from serving.kernels.ir_loops import Variable, count, element, f32, function, i8, i16, i64, larger_float, pointer
+from serving.kernels.levels import Level
+from serving.kernels.products import Products
+from serving.kernels.segments import Field, Walk
+
+NAME = "maxsim"
+ARGUMENTS = {
+    "count": i64,  # passages to score
+    "passages": pointer,  # i64 [count], ascending
+    "segments": pointer,  # SegmentTable.rows
+    "row_bytes": i64,
+    "query": pointer,  # i8, see products.py
+    "corrections": pointer,  # i32 [lanes of all blocks]: (2^bits - 1) · Σ levels
+    "scales": pointer,  # f32 [lanes of all blocks]
+    "offsets": pointer,  # f32 [lanes of all blocks]
+    "vectors": i64,  # how many lanes hold a query vector
+    "totals": pointer,  # f32 [count], added to
+}
+
+
+def build(module: ir.Module, level: Level, bits: int, blocks: int) -> None:
+    """Add the kernel for codes of `bits` and query vectors in `blocks` registers to a module."""
+    builder, given = function(module, NAME, ARGUMENTS)
+    products = Products(builder, level, bits, blocks, given["query"], given["row_bytes"])
+    floats = ir.VectorType(f32, level.lanes)
+    with builder.goto_entry_block():
+        parts = builder.alloca(floats, size=blocks)
+    walk = Walk(builder, given["segments"])
+    with count(builder, i64(0), given["count"]) as at:
+        ordinal = walk.seek(element(builder, given["passages"], at, i64))
+        start, stop = walk.span(Field.TOKEN_OFFSETS, ordinal)
+        lowest = ir.Constant(floats, [float("-inf")] * level.lanes)
+        best = [Variable(builder, lowest) for _ in range(blocks)]
+        with count(builder, start, stop, products.tile) as token:
+            _raise_best(products, given["corrections"], walk, token, stop, best)
+        for block, one in enumerate(best):
+            scale, offset = (element(builder, given[name], i64(block), floats) for name in ("scales", "offsets"))
+            part = builder.fadd(builder.fmul(one.get(), scale), offset)
+            builder.store(part, builder.gep(parts, [i64(block)]))
+        _add_in_order(builder, builder.gep(given["totals"], [at], source_etype=f32), parts, given["vectors"])
+    builder.ret_void()
+
+
+def _raise_best(
+    products: Products, corrections: ir.Value, walk: Walk, token: ir.Value, stop: ir.Value, best: Sequence[Variable]
+) -> None:
+    """Score a tile of tokens and keep the greatest value of each lane."""
+    builder = products.builder
+    last = builder.sub(stop, i64(1))
+    tokens = []
+    for number in range(products.tile):
+        own = builder.add(token, i64(number))
+        tokens.append(builder.select(builder.icmp_signed("<", own, last), own, last))
+    codes, scales = walk.array(Field.CODES), walk.array(Field.SCALES)
+    rows = [builder.gep(codes, [builder.mul(own, products.row_bytes)], source_etype=i8) for own in tokens]
+    for own, sums in zip(tokens, products.sums(rows), strict=True):
+        scale = element(builder, scales, own, i16)
+        for block, one in enumerate(best):
+            correction = element(builder, corrections, i64(block), products.integers)
+            one.set(larger_float(builder, products.values(sums[block], correction, scale), one.get()))
+
+
+def _add_in_order(builder: ir.IRBuilder, place: ir.Value, parts: ir.Value, vectors: ir.Value) -> None:
+    total = Variable(builder, builder.load(place, typ=f32))
+    with count(builder, i64(0), vectors) as vector:
+        total.set(builder.fadd(total.get(), element(builder, parts, vector, f32)))
+    builder.store(total.get(), place)

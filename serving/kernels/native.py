@@ -1,0 +1,69 @@
+"""Compiling kernels and calling them: one compiled function for each level and shape, made when first needed."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding, ir
+
+from serving.kernels import centroids, maxsim
+from serving.kernels.levels import Level
+
+Kernel = Callable[..., None]
+"""Takes integers and addresses, in the order of the kernel's ARGUMENTS, and releases the GIL."""
+
+_compiling = threading.RLock()
+_engines: list[Any] = []  # compiled code lives as long as its engine
+
+
+@functools.cache
+def maxsim_kernel(level: Level, bits: int, blocks: int) -> Kernel:
+    return _compile(level, maxsim.NAME, len(maxsim.ARGUMENTS), lambda m: maxsim.build(m, level, bits, blocks))
+
+
+@functools.cache
+def centroid_values_kernel(level: Level, blocks: int) -> Kernel:
+    arguments = len(centroids.VALUES_ARGUMENTS)
+    return _compile(level, centroids.VALUES, arguments, lambda m: centroids.build_values(m, level, blocks))
+
+
+@functools.cache
+def round_table_kernel(level: Level, blocks: int) -> Kernel:
+    arguments = len(centroids.ROUND_ARGUMENTS)
+    return _compile(level, centroids.ROUND, arguments, lambda m: centroids.build_round(m, level, blocks))
+
+
+@functools.cache
+def scan_kernel(level: Level, blocks: int, id_bytes: int) -> Kernel:
+    arguments = len(centroids.SCAN_ARGUMENTS)
+    return _compile(level, centroids.SCAN, arguments, lambda m: centroids.build_scan(m, level, blocks, id_bytes))
+
+
+@functools.cache
+def nearest_kernel(level: Level, blocks: int) -> Kernel:
+    arguments = len(centroids.NEAREST_ARGUMENTS)
+    return _compile(level, centroids.NEAREST, arguments, lambda m: centroids.build_nearest(m, level, blocks))
+
+
+def _compile(level: Level, name: str, arguments: int, build: Callable[[ir.Module], None]) -> Kernel:
+    module = ir.Module(name)
+    module.triple = binding.get_process_triple()
+    build(module)
+    with _compiling:
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        target = binding.Target.from_triple(module.triple)
+        machine = target.create_target_machine(features=level.features, opt=3)
+        parsed = binding.parse_assembly(str(module))
+        parsed.verify()
+        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+        passes.getModulePassManager().run(parsed, passes)
+        engine = binding.create_mcjit_compiler(parsed, machine)
+        engine.finalize_object()
+        _engines.append(engine)
+        address = engine.get_function_address(name)
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
