@@ -113,7 +113,7 @@ def test_ids_to_delete_come_from_a_file_too(run: Run, source: Path, tmp_path: Pa
     ("arguments", "code", "message"),
     [
         (["build", "nowhere.csv", "new"], 3, "nowhere.csv: there is no such file or folder."),
-        (["build", "animals.csv", "new", "--bits", "5"], 3, "bits: Input should be 2, 4 or 8, got 5."),
+        (["build", "animals.csv", "new", "--bits", "5"], 3, "bits: Input should be 1, 2, 4 or 8, got 5."),
         (["build", "animals.csv", "new", "--id-column", "key"], 3, "there is no column 'key' for the document's id"),
         (["build", "animals.csv", "new", "--encoder", "gone"], 3, "'gone' is neither 'embedded' nor a folder"),
         (["build", "animals.csv", "animals.csv"], 3, "is a file: an index lives in a directory"),
