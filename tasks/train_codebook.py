@@ -1,14 +1,14 @@
 """Centroids trained on a sample of the codes themselves.
 
 Codes are direct, so the codebook comes after them: nothing is encoded twice for a sample, and training
-again later touches no code. K-means is faiss's.
+again later touches no code. K-means is Lloyd's, on the search kernels: docs/decisions/0003 has the figures.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,10 +19,11 @@ from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord
 from index_format.npz import write_npz
 from index_format.segment import EncodedSegment, map_codes, read_codec
+from serving.scoring import CodedCentroids, nearest_centroids
 from tasks import progress
 from tasks.prefect_task import as_task
 
-CENTROIDS_PER_ROOT_TOKEN = 4  # docs/decisions/0003
+CENTROIDS_PER_ROOT_TOKEN = 8  # docs/decisions/0003
 MAX_CENTROIDS = 1 << 18
 SAMPLE_PER_CENTROID = 64
 MAX_SAMPLE = 1 << 17  # vectors: 200 MB at 384 dimensions, so that a build needs no more memory than its encoding
@@ -33,7 +34,7 @@ _BLOCK = 8192  # vectors decompressed at once
 
 
 def centroids_for(tokens: int) -> int:
-    """How many centroids a corpus of that many tokens gets: the power of two at or below 4·√tokens."""
+    """How many centroids a corpus of that many tokens gets: the power of two at or below 8·√tokens."""
     wanted = max(1, min(int(CENTROIDS_PER_ROOT_TOKEN * tokens**0.5), MAX_CENTROIDS, tokens))
     return 1 << (wanted.bit_length() - 1)
 
@@ -56,23 +57,30 @@ train_codebook_task = as_task(train_codebook, "train codebook")
 
 
 def kmeans(sample: NDArray[np.float32], centroids: int) -> NDArray[np.float32]:
-    """Centroids float32 [C, D] of vectors float32 [n, D], n ≥ C; the same for the same input and thread count."""
+    """Centroids float32 [C, D] of vectors float32 [n, D], n ≥ C; the same for the same input on any machine."""
     progress.report("codebook", total=ITERATIONS)
-    start = np.random.default_rng(SEED).choice(len(sample), centroids, replace=False)
-    current = np.ascontiguousarray(sample[np.sort(start)])
+    random, threads = np.random.default_rng(SEED), os.cpu_count() or 1
+    current = sample[np.sort(random.choice(len(sample), centroids, replace=False))]
     for _ in range(ITERATIONS):
-        trainer = faiss.Kmeans(
-            sample.shape[1],
-            centroids,
-            niter=1,
-            seed=SEED,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(sample),
-        )
-        trainer.train(sample, init_centroids=current)
-        current = np.asarray(trainer.centroids, np.float32)
+        nearest = nearest_centroids(sample, CodedCentroids.of(current), threads=threads)
+        current = _means(sample, nearest, centroids, random)
         progress.report("codebook", advance=1)
     return current
+
+
+def _means(
+    sample: NDArray[np.float32], nearest: NDArray[np.uint32], centroids: int, random: np.random.Generator
+) -> NDArray[np.float32]:
+    """The mean of each centroid's vectors; one that has none begins again at a vector of the sample."""
+    counts = np.bincount(nearest, minlength=centroids)
+    used = np.flatnonzero(counts)
+    ends = np.cumsum(counts[used])
+    order = np.argsort(nearest, kind="stable")
+    means = np.empty((centroids, sample.shape[1]), np.float32)
+    means[used] = np.add.reduceat(sample[order], ends - counts[used], axis=0) / counts[used, None]
+    unused = np.flatnonzero(counts == 0)
+    means[unused] = sample[random.choice(len(sample), len(unused))]
+    return means
 
 
 def _sample(index: Index, segments: Sequence[EncodedSegment], codec: Codec, size: int) -> NDArray[np.float32]:

@@ -34,11 +34,6 @@ class Colonnade:
     """One document for each passage, its text stored too."""
 
     def __init__(self, vectors: Vectors, threads: int) -> None:
-        import faiss
-        import threadpoolctl
-
-        faiss.omp_set_num_threads(threads)
-        threadpoolctl.threadpool_limits(limits=threads)
         self._vectors, self._threads = vectors, threads
         self._folder: Path | None = None
         self._snapshot: Any = None
