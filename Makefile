@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PACKAGES := index_format encoding serving tasks flows colonnade
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench bench-quality quality wheel clean
+.PHONY: help setup demo test torture check fmt bench bench-quality quality wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ demo: setup ## Index the docstrings on this machine, answer a few questions, and
 
 test: setup ## Run the whole suite
 	$(BIN)/python -m pytest
+
+torture: setup ## Break everything on purpose, for an hour: damage, kills, full disks, power loss, lying stores
+	$(BIN)/python -m tests.torture
 
 check: setup ## Format, lint, types and import layers
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from rich.table import Table
 from benchmarks.results import Results, load
 
 MEMORY = "memory"
+OPENING = "opening"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,9 @@ class Figures:
 
 def tables(results: Results) -> list[Figures]:
     """Every table that the results can fill."""
-    collections = {name: measured for name, measured in results.items() if name != MEMORY}
+    collections = {name: measured for name, measured in results.items() if name not in (MEMORY, OPENING)}
     memory = [memory_table(results[MEMORY])] if MEMORY in results else []
+    memory += opening_table(results[OPENING]) if OPENING in results else []
     if not collections:
         return memory
     return [_quality(collections), _bytes(collections), _stages(collections), _queries(collections), *memory]
@@ -89,6 +91,26 @@ def memory_table(memory: dict[str, Any]) -> Figures:
         rows.append([*built, *peaks, f"{peak['peak_mib'] / first['peak_mib']:.2f}"])
     head = ["documents", "tokens", "build s", "peak MiB", "Prefect's server MiB", "peak to the first"]
     return Figures(f"Peak memory of a build ({memory['collection']})", head, rows)
+
+
+def opening_table(opening: dict[str, Any]) -> list[Figures]:
+    """What opening an index took, and what adding to one wrote."""
+    rows = [
+        [
+            one["shape"],
+            *(f"{one[name]:,}" for name in ("segments", "passages", "bytes", "lists", "manifests_read")),
+            *(f"{one[name]:.1f}" for name in ("seconds", "rss_mib", "rss_anonymous_mib")),
+        ]
+        for one in opening["opened"]
+    ]
+    head = ["index", "segments", "passages", "bytes", "listings", "manifests read"]
+    opened = Figures("Opening an index", [*head, "seconds", "memory MiB", "of it anonymous"], rows)
+    rows = []
+    for one in opening["appended"]:
+        counts = [f"{one[name]:,}" for name in ("index_passages", "index_bytes", "added_passages", "written_bytes")]
+        rows.append([*counts, f"{one['written_bytes'] / one['added_passages']:,.0f}", f"{one['manifest_bytes']:,}"])
+    head = ["passages before", "bytes before", "passages added", "bytes written", "a passage", "of it the manifest"]
+    return [opened, Figures("Adding to an index", head, rows)]
 
 
 def print_table(console: Console, figures: Figures) -> None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Results = dict[str, Any]  # as JSON: name of a collection, or "memory", to its measurement
+Results = dict[str, Any]  # as JSON: name of a collection, or "memory" or "opening", to its measurement
 
 
-def default_output() -> Path:
+def default_output(kind: str = "quality") -> Path:
     """The file of today beside this module."""
-    return Path(__file__).parent / "results" / f"quality-{datetime.now(UTC):%Y-%m-%d}.json"
+    return Path(__file__).parent / "results" / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.json"
 
 
 def load(path: Path) -> Results:

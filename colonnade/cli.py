@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from index_format.errors import (
     ColonnadeError,
     CommitConflict,
     CommitUnknown,
+    IndexCorrupt,
     InputError,
     NothingToIndex,
     ObjectMissing,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from flows.summary import Summary
 
 Parameters = TypeVar("Parameters", bound="BaseModel")
+
+OPEN_FILES = 65_536
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a fault in Colonnade; 2 wrong usage; 3 wrong input (source, encoder, directory, option); "
@@ -207,6 +211,51 @@ def inspect(
 
 
 @app.command()
+def verify(
+    index: IndexArgument,
+    version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
+    all_versions: Annotated[bool, typer.Option("--all", help="Check every retained version")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read all of an index and check every rule of the format; each fault with its file, row and repair.
+
+    Exit code 4 when there are faults.
+    """
+    from colonnade import terminal
+    from index_format.store import open_store
+    from index_format.verify import verify as find_faults
+    from index_format.verify import wanted_versions
+
+    store = open_store(index)
+    wanted = wanted_versions(store, version, all_versions=all_versions)
+    faults = [asdict(fault) for fault in terminal.counted(find_faults(store, wanted), "Checking")]
+    terminal.print_rows(faults, as_json)
+    if faults:
+        raise IndexCorrupt(f"{store.address}: {len(faults)} faults.")
+
+
+@app.command()
+def doctor(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A directory, or s3://bucket/prefix")],
+    as_json: Json = False,
+) -> None:
+    """Test whether a directory or a bucket keeps the promises that an index needs; leaves nothing behind.
+
+    Exit code 5 when it does not.
+    """
+    from colonnade import terminal
+    from index_format.doctor import examine
+    from index_format.store import open_store
+
+    place = open_store(store)
+    findings = [asdict(finding) for finding in terminal.counted(examine(place), "Testing")]
+    terminal.print_rows(findings, as_json)
+    broken = [finding["promise"] for finding in findings if not finding["held"]]
+    if broken:
+        raise StorageError(f"{place.address} cannot hold an index: {len(broken)} of {len(findings)} promises broken.")
+
+
+@app.command()
 def demo(
     index: Annotated[Path, typer.Option(help="Where the demo keeps its index")] = Path(".demo/index"),
     documents: Annotated[int, typer.Option(min=100, help="How many docstrings to index, at most")] = 2400,
@@ -221,6 +270,7 @@ def demo(
 
 def main() -> None:
     """Run the command line; every expected error ends in one message and its exit code."""
+    _allow_many_files()
     try:
         app()
     except Exception as error:
@@ -230,6 +280,14 @@ def main() -> None:
         typer.echo(f"colonnade: {message}", err=True)
         _release(error)
         sys.exit(code)
+
+
+def _allow_many_files() -> None:
+    """A segment keeps three files open: the usual soft limit of 1,024 would end at some 300 segments."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES:
+        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _release(error: BaseException | None) -> None:

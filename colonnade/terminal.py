@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -19,6 +19,8 @@ from tasks import progress
 
 if TYPE_CHECKING:
     from flows.summary import Summary
+
+Item = TypeVar("Item")
 
 out = Console()
 err = Console(stderr=True)
@@ -60,6 +62,17 @@ def progress_bars() -> Iterator[threading.Event]:
 
         with progress.listening(listener):
             yield stopping
+
+
+def counted(items: Iterable[Item], title: str) -> Iterator[Item]:
+    """The same items, with a line that counts them as they come."""
+    with Progress(
+        TextColumn("{task.description}"), console=err, disable=not err.is_terminal, transient=True
+    ) as display:
+        line = display.add_task(title, total=None)
+        for count, item in enumerate(items, start=1):
+            display.update(line, description=f"{title}: {count}")
+            yield item
 
 
 def print_summary(summary: Summary) -> None:

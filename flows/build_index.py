@@ -14,6 +14,7 @@ from flows.parameters import AddParameters, BuildParameters
 from flows.summary import Stopwatch, Summary
 from index_format import keys
 from index_format.change import Addition, Origin, refuse_other_encoder
+from index_format.doctor import refuse_unsafe_store
 from index_format.errors import InputError, NothingToIndex
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, EncoderRecord, Manifest, SegmentRecord
@@ -54,6 +55,8 @@ def _index_documents(index: Index, base: Manifest | None, parameters: BuildParam
             staged = stage_documents_task(parameters.source, index.address, run_id, base)
         if not staged.shards:
             return _nothing_new(index, base, staged, watch)
+        if base is None:
+            refuse_unsafe_store(index.store)  # before hours of encoding; the commit looks again
         with watch.stage("encode"):
             recipe = _recipe(index, base, checkpoint, parameters, staged.shards)
             segments = encode_shard_task.map(staged.shards, unmapped(recipe)).result()

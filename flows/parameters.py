@@ -40,3 +40,13 @@ class DeleteParameters(BaseModel):
 
     index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
     ids: list[str] = Field(min_length=1, description="Ids of the documents")
+
+
+class VerifyParameters(BaseModel):
+    """An index to check against every rule of its format."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
+    version: int | None = Field(default=None, ge=1, description="A version; by default the current one")
+    all_versions: bool = Field(default=False, description="Check every retained version")

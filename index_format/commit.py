@@ -6,11 +6,13 @@ was lost is recognised by its own id, so it is neither repeated nor given up.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
 
 from index_format import keys
+from index_format.doctor import refuse_unsafe_store
 from index_format.errors import (
     CommitConflict,
     CommitUnknown,
@@ -64,7 +66,9 @@ def commit(store: Store, change: Change) -> Manifest | None:
     """
     for attempt in range(_ATTEMPTS):
         base = read_head(store)
-        if base is not None:
+        if base is None:
+            refuse_unsafe_store(store)
+        else:
             refuse_unknown_writer(base, where=store.address)
         proposed = change(base)
         if proposed is None:
@@ -80,16 +84,19 @@ def _publish(store: Store, proposed: Manifest) -> bool:
     key = keys.manifest(proposed.version)
     try:
         store.create(key, encode_manifest(proposed))
-    except ObjectExists:
-        return _is_ours(store, proposed)
-    except StorageError as error:
+    except StorageError as error:  # ObjectExists too: the key may be taken by our own first try
         return _resolve(store, proposed, error)
     return True
 
 
 def _resolve(store: Store, proposed: Manifest, error: StorageError) -> bool:
     try:
-        return _is_ours(store, proposed)
+        ours = _is_ours(store, proposed)
+        if ours and not isinstance(error, ObjectExists):
+            # It is there, but nobody has said that it is durable; that the key is taken says so.
+            with contextlib.suppress(ObjectExists):
+                store.create(keys.manifest(proposed.version), encode_manifest(proposed))
+        return ours
     except ObjectMissing:
         if error.refused:
             raise error from None
@@ -98,9 +105,9 @@ def _resolve(store: Store, proposed: Manifest, error: StorageError) -> bool:
             f"{store.address}: publishing version {proposed.version} failed ({error}) and it is not there now, "
             "but may still appear. Nothing was deleted. Run the same command again: it repeats nothing."
         ) from error
-    except StorageError:
+    except (StorageError, IndexCorrupt):
         raise CommitUnknown(
-            f"{store.address}: publishing version {proposed.version} failed ({error}) and it cannot be read back. "
+            f"{store.address}: publishing version {proposed.version} failed ({error}) and it cannot be settled. "
             "Nothing was deleted. When the store answers again, run the same command again: it repeats nothing."
         ) from error
 

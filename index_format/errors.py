@@ -91,6 +91,8 @@ def storage_error(action: str, where: str, cause: OSError) -> StorageError:
         advice = "The disk is full: free some space and run again. The index is as it was."
     elif cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         advice = "Permission was refused: check the owner and mode of that place."
+    elif cause.errno in (errno.EMFILE, errno.ENFILE):
+        advice = "Too many files are open: raise the limit (ulimit -n) and run again."
     else:
         advice = "Check the disk or the connection, then run again."
     return StorageError(f"Could not {action} {where}: {cause.strerror or cause}. {advice}", refused=True)

@@ -6,12 +6,21 @@ import contextlib
 import hashlib
 import os
 import threading
+import time
 import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from index_format.errors import IndexCorrupt, ObjectExists, storage_error
+from index_format.errors import IndexCorrupt, InputError, ObjectExists, ObjectMissing, storage_error
 from index_format.manifest import FileRef
 from index_format.store import Store
+
+CACHE_GIB = 64.0
+_AT_ONCE = 8  # files fetched or checked at the same time
+_CHUNK = 4 * 2**20  # bytes of a download held in memory
+_PART = ".part"
+_PART_SECONDS = 3600  # a download that is older than this is nobody's
 
 
 def write_object(store: Store, key: str, data: bytes) -> FileRef:
@@ -30,13 +39,18 @@ class FileCache:
     """Files of an index on this machine, each checked against its reference once.
 
     A local index is read in place. Anything else is downloaded into a directory under the name of its
-    SHA-256, so that two indexes, or two versions, share equal files.
+    SHA-256, so that two indexes, or two versions, share equal files. The directory is kept below a limit:
+    what was not used for longest goes first, and never what this cache has given out since the last `hold`.
+    Removing a file that is mapped or open takes nothing from its reader.
     """
 
-    def __init__(self, store: Store, directory: Path | None = None) -> None:
+    def __init__(self, store: Store, directory: Path | None = None, limit: int | None = None) -> None:
         self._store = store
         self._directory = directory or default_cache_directory()
+        self._limit = default_cache_limit() if limit is None else limit
         self._checked: set[tuple[str, str]] = set()
+        self._held: set[Path] = set()
+        self._room = -1  # bytes until the directory has to be looked at
         self._lock = threading.Lock()
 
     def path(self, reference: FileRef) -> Path:
@@ -44,31 +58,94 @@ class FileCache:
 
         Raises IndexCorrupt when size or hash differ, ObjectMissing when there is no such object.
         """
-        path = self._store.local_path(reference.key)
-        name = (reference.key, reference.sha256)
+        path, name = self._store.local_path(reference.key), (reference.key, reference.sha256)
         if path is None:
-            path = self._directory / reference.sha256[:2] / reference.sha256
-            with self._lock:
-                if not path.is_file() or (name not in self._checked and _digest(path) != reference.sha256):
-                    self._download(reference, path)
+            path = self._copy(reference)
+            self._held.add(path)
+            if not path.is_file() or (name not in self._checked and not _is_sound(path, reference)):
+                self._download(reference, path)
         elif name not in self._checked:
-            _refuse_difference(path.stat().st_size, _digest(path), reference, f"{self._store.address}/{reference.key}")
+            self._check_in_place(path, reference)
         self._checked.add(name)
         return path
 
+    def fetch(self, references: Iterable[FileRef]) -> None:
+        """Get and check many files, several at a time. Raises what `path` raises."""
+        wanted = [one for one in dict.fromkeys(references) if (one.key, one.sha256) not in self._checked]
+        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="colonnade-fetch")
+        try:
+            for _ in pool.map(self.path, wanted):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def hold(self, references: Iterable[FileRef]) -> None:
+        """Say that from now on only these files are in use."""
+        self._held = {self._copy(reference) for reference in references}
+
+    def _copy(self, reference: FileRef) -> Path:
+        return self._directory / reference.sha256[:2] / reference.sha256
+
+    def _check_in_place(self, path: Path, reference: FileRef) -> None:
+        where = f"{self._store.address}/{reference.key}"
+        try:
+            size, digest = path.stat().st_size, _digest(path)
+        except FileNotFoundError:
+            raise ObjectMissing(f"{self._store.address} has no object {reference.key}.") from None
+        except OSError as error:
+            raise storage_error("read", where, error) from error
+        _refuse_difference(size, digest, reference, where)
+
     def _download(self, reference: FileRef, path: Path) -> None:
-        data = self._store.get(reference.key)
-        digest = hashlib.sha256(data).hexdigest()
-        _refuse_difference(len(data), digest, reference, f"{self._store.address}/{reference.key}")
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+        """Stream an object to disk and give it its name once size and hash are right."""
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PART}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
+            with partial.open("wb") as file:
+                digest, size, ended = hashlib.sha256(), 0, False
+                while not ended and size <= reference.size:
+                    # One byte more than promised, so that a longer object is noticed.
+                    wanted = min(_CHUNK, reference.size + 1 - size)
+                    chunk = self._store.get_range(reference.key, size, wanted)
+                    file.write(chunk)
+                    digest.update(chunk)
+                    size += len(chunk)
+                    ended = len(chunk) < wanted
+            where = f"{self._store.address}/{reference.key}"
+            _refuse_difference(size, digest.hexdigest(), reference, where)
             partial.replace(path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             raise storage_error("write", str(path), error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+        self._make_room(reference.size)
+
+    def _make_room(self, size: int) -> None:
+        with self._lock:
+            self._room -= size
+            if self._room < 0:
+                total = self._evict()
+                # Where all is in use, look again only after the cache has grown by a twentieth.
+                self._room = max(self._limit - total, self._limit // 20)
+
+    def _evict(self) -> int:
+        """Remove what was not used for longest until the limit holds. Returns the bytes that are left."""
+        found = []
+        for path in self._directory.glob("*/*"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for used_at, size, path in sorted(found):
+            if total <= self._limit:
+                break
+            in_progress = path.name.endswith(_PART) and time.time() - used_at < _PART_SECONDS
+            if path not in self._held and not in_progress:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    total -= size
+        return total
 
 
 def default_cache_directory() -> Path:
@@ -77,9 +154,29 @@ def default_cache_directory() -> Path:
     return Path(base) / "colonnade" / "objects"
 
 
+def default_cache_limit() -> int:
+    """The bytes that the cache may take: `$COLONNADE_CACHE_GIB`, or 64 GiB."""
+    text = os.environ.get("COLONNADE_CACHE_GIB", str(CACHE_GIB))
+    try:
+        return int(float(text) * 2**30)
+    except ValueError:
+        raise InputError(f"COLONNADE_CACHE_GIB: expected a number of GiB, got {text!r}.") from None
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_sound(path: Path, reference: FileRef) -> bool:
+    """Whether a copy is what was promised; what cannot be read is not. Says to the cache that it is in use."""
+    try:
+        if path.stat().st_size != reference.size or _digest(path) != reference.sha256:
+            return False
+        os.utime(path)
+    except OSError:
+        return False
+    return True
 
 
 def _refuse_difference(size: int, digest: str, reference: FileRef, where: str) -> None:

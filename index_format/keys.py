@@ -27,6 +27,16 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
+def is_id(text: str) -> bool:
+    """Whether `text` is spelled as an id is."""
+    return re.fullmatch(_ID, text) is not None
+
+
+def attempt_of(key: str) -> str:
+    """The id that ends the key of a centroids file or a deletion vector."""
+    return key.removesuffix(".npz")[-32:]
+
+
 def manifest(version: int) -> str:
     """Key of the manifest of one version, zero-padded so that keys sort as numbers do."""
     return f"{MANIFESTS}{version:0{VERSION_DIGITS}d}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -15,6 +16,8 @@ FORMAT_VERSION = 1
 READER_FLAGS: frozenset[str] = frozenset()  # features a reader must know to read an index at all
 WRITER_FLAGS: frozenset[str] = frozenset()  # features a writer must know to add to it safely
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SEAL_KEY = "manifest_sha256"
+_SEAL = re.compile(rf'("{_SEAL_KEY}": ?")[0-9a-f]{{64}}"'.encode())
 
 
 class FileRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,12 +133,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The JSON bytes of a manifest, indented: people read them."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    unsealed = msgspec.structs.asdict(manifest) | {_SEAL_KEY: "0" * 64}
+    return seal(msgspec.json.format(msgspec.json.encode(unsealed), indent=1) + b"\n")
+
+
+def seal(data: bytes) -> bytes:
+    """A manifest's bytes with their own hash in `manifest_sha256`, computed with zeros in its place."""
+    digest = hashlib.sha256(_SEAL.sub(rb'\g<1>%s"' % (b"0" * 64), data)).hexdigest()
+    return _SEAL.sub(rb'\g<1>%s"' % digest.encode(), data)
 
 
 def decode_manifest(data: bytes, *, where: str) -> Manifest:
     """Read and check a manifest. Raises IndexCorrupt or UnsupportedFormat; `where` names it in errors."""
     _refuse_unknown_format(data, where)
+    if not _SEAL.search(data) or seal(data) != data:
+        raise IndexCorrupt(f"{where}: its bytes do not have the hash in {_SEAL_KEY}. Restore the file or rebuild.")
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.ValidationError as error:

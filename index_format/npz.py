@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_format.errors import IndexCorrupt
+from index_format.errors import IndexCorrupt, storage_error
 
 ALIGNMENT = 64
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -67,12 +67,23 @@ def map_npz(path: Path, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[np.
     Raises IndexCorrupt when the file has other members, or a member is deflated, encrypted, misaligned,
     overlapping, of another dtype or shape, or does not fill its place exactly.
     """
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise IndexCorrupt(f"{path} is empty.") from None
+    except ValueError:
+        raise IndexCorrupt(f"{path} is empty.") from None
+    except OSError as error:
+        raise storage_error("map", str(path), error) from error
     return view_npz(memoryview(mapped), specs, str(path))
+
+
+def forget(array: NDArray[np.generic]) -> None:
+    """Give back the memory that a mapped array's file takes; what is used again is read again."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap):
+        base.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def view_npz(data: memoryview, specs: Mapping[str, ArraySpec], where: str) -> dict[str, NDArray[np.generic]]:

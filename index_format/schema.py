@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index_format.errors import IndexCorrupt
+from index_format.errors import IndexCorrupt, storage_error
 from index_format.npz import ArraySpec
 
 ROW_GROUP = 512  # rows; a hit's text is read by row group, so small ones keep answers quick
@@ -92,6 +92,8 @@ def open_parquet(path: Path, rows: int | None = None) -> pq.ParquetFile:
         # Buffering ahead is not safe where threads share the file.
         file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise storage_error("open", str(path), error) from error
         raise IndexCorrupt(f"{path}: not a readable Parquet file ({error}).") from error
     if rows is not None and file.metadata.num_rows != rows:
         raise IndexCorrupt(f"{path}: expected {rows} rows, got {file.metadata.num_rows}.")

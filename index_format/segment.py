@@ -19,7 +19,7 @@ from index_format.codec import Codec
 from index_format.errors import IndexCorrupt
 from index_format.files import FileCache, write_object
 from index_format.manifest import CodebookRecord, CodecRecord, FileRef, SegmentRecord
-from index_format.npz import map_npz, write_npz
+from index_format.npz import forget, map_npz, write_npz
 from index_format.store import Store
 
 
@@ -147,6 +147,9 @@ class SegmentReader:
         for file in self.record.files():
             self._files.path(file)
         _ = self.codes, self.centroids, self.deleted, self.document_rows, self.document_ids
+        # The checks above touched some pages; the system may have mapped megabytes around each.
+        forget(self.codes.offsets)
+        forget(self.centroids.offsets)
 
     @cached_property
     def codes(self) -> Codes:
@@ -159,6 +162,12 @@ class SegmentReader:
         path = self._files.path(self.record.centroids_file)
         arrays = map_npz(path, schema.centroid_arrays(self.record.passages, self._centroids))
         _check_offsets(arrays["offsets"], len(arrays["ids"]), f"{path}: offsets")
+        highest = int(arrays["ids"].max())
+        if highest >= self._centroids:
+            raise IndexCorrupt(
+                f"{self.record.centroids_file.key}: touches centroid {highest}, but the codebook has "
+                f"{self._centroids}. Restore the file or rebuild."
+            )
         return PassageCentroids(arrays["offsets"], arrays["ids"])  # type: ignore[arg-type]  # dtypes are in the specs
 
     @cached_property
@@ -180,7 +189,14 @@ class SegmentReader:
     @cached_property
     def document_rows(self) -> NDArray[np.uint32]:
         """The row in documents.parquet of each passage: uint32 [P]."""
-        return np.asarray(self.passages["document"].to_numpy(), np.uint32)
+        rows = self._numbers("document")
+        steps = np.diff(rows.astype(np.int64))
+        if rows[0] != 0 or rows[-1] != self.record.documents - 1 or not ((steps == 0) | (steps == 1)).all():
+            raise IndexCorrupt(
+                f"{self.record.passages_file.key}: passages do not follow {self.record.documents} documents in order. "
+                "Restore the file or rebuild."
+            )
+        return rows
 
     @cached_property
     def document_ids(self) -> pa.Array:
@@ -195,7 +211,11 @@ class SegmentReader:
     @cached_property
     def numbers(self) -> NDArray[np.uint32]:
         """The place of each passage in its document: uint32 [P]."""
-        return np.asarray(self.passages["number"].to_numpy(), np.uint32)
+        return self._numbers("number")
+
+    def _numbers(self, name: str) -> NDArray[np.uint32]:
+        # Not the column's to_numpy, which imports pandas: half a second and 40 MB.
+        return np.asarray(np.from_dlpack(self.passages[name].combine_chunks()), np.uint32)
 
     def span(self, ordinal: int) -> tuple[int, int]:
         """The first character of a passage in its document's text, and one past its last."""

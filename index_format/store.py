@@ -29,7 +29,7 @@ class Store(Protocol):
     def create(self, key: str, data: bytes) -> None:
         """Store `data` under a key that has no object yet, durably and all at once.
 
-        Raises ObjectExists when the key is taken. This is the only way to write.
+        Raises ObjectExists when the key is taken, by an object that is durable. This is the only way to write.
         """
         ...
 
@@ -63,6 +63,7 @@ class LocalStore:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).expanduser().absolute()
+        self._durable: set[Path] = set()  # directories whose entry in their parent is on disk
 
     @property
     def address(self) -> str:
@@ -70,15 +71,20 @@ class LocalStore:
 
     def create(self, key: str, data: bytes) -> None:
         path = self._path(key)
+        there = taken = False
         try:
-            _make_directories(path.parent)
+            self._make_directories(path.parent)
             with _synced_temporary(path.parent, data) as temporary:
-                os.link(temporary, path)
+                taken = not _link(temporary, path)
+                there = True
+            # Also when it is taken: whoever hears so may build on it, and its writer may not have come so far.
             _sync_directory(path.parent)
-        except FileExistsError:
-            raise ObjectExists(f"{path} exists already; objects are never overwritten.") from None
         except OSError as error:
-            raise storage_error("write", str(path), error) from error
+            failure = storage_error("write", str(path), error)
+            failure.refused = not there
+            raise failure from error
+        if taken:
+            raise ObjectExists(f"{path} exists already; objects are never overwritten.")
 
     def get(self, key: str) -> bytes:
         return self.get_range(key, 0, -1)
@@ -95,15 +101,24 @@ class LocalStore:
             raise storage_error("read", str(path), error) from error
 
     def size(self, key: str) -> int:
-        return self.local_path(key).stat().st_size
+        path = self.local_path(key)
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            raise _missing(self, key) from None
+        except OSError as error:
+            raise storage_error("read", str(path), error) from error
 
     def list(self, prefix: str) -> list[str]:
         folder = self.root / prefix.rpartition("/")[0]
         found = []
-        for directory, _, names in os.walk(folder):
-            inside = Path(directory).relative_to(self.root).as_posix()
-            at = "" if inside == "." else f"{inside}/"
-            found += [f"{at}{name}" for name in names if not name.startswith(".")]
+        try:
+            for directory, _, names in os.walk(folder, onerror=_raise_unless_missing):
+                inside = Path(directory).relative_to(self.root).as_posix()
+                at = "" if inside == "." else f"{inside}/"
+                found += [f"{at}{name}" for name in names if not name.startswith(".")]
+        except OSError as error:
+            raise storage_error("list", str(folder), error) from error
         return sorted(key for key in found if key.startswith(prefix))
 
     def delete(self, key: str) -> None:
@@ -115,9 +130,27 @@ class LocalStore:
 
     def local_path(self, key: str) -> Path:
         path = self._path(key)
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except OSError as error:
+            raise storage_error("read", str(path), error) from error
+        if not found:
             raise _missing(self, key)
         return path
+
+    def _make_directories(self, directory: Path) -> None:
+        """Create missing directories, each made durable in its parent.
+
+        One below the root that is there may have been made by a writer that failed before its sync, or is about
+        to sync: so its parent is synced too, once for each directory and store.
+        """
+        if directory.is_dir() and (directory in self._durable or self.root.is_relative_to(directory)):
+            return
+        self._make_directories(directory.parent)
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir()
+        _sync_directory(directory.parent)
+        self._durable.add(directory)
 
     def _path(self, key: str) -> Path:
         if key.startswith("/") or ".." in key.split("/"):
@@ -187,23 +220,33 @@ def _synced_temporary(directory: Path, data: bytes) -> Iterator[Path]:
     name = directory / f".new-{uuid.uuid4().hex}"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         yield name
     finally:
         name.unlink()
 
 
-def _make_directories(directory: Path) -> None:
-    """Create missing directories, each made durable in its parent."""
-    if directory.is_dir():
-        return
-    _make_directories(directory.parent)
-    with contextlib.suppress(FileExistsError):
-        directory.mkdir()
-        _sync_directory(directory.parent)
+def _link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _sync_directory(directory: Path) -> None:

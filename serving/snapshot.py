@@ -79,6 +79,8 @@ def open_snapshot(index: Index, manifest: Manifest | None = None, previous: Snap
     """
     manifest = manifest or index.current()
     held = {segment.record.id: segment for segment in previous.segments} if previous else {}
+    index.files.fetch(manifest.files())
+    index.files.hold(manifest.files())
     codec = index.codec(manifest)
     segments = []
     for record in manifest.segments:

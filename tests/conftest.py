@@ -6,10 +6,15 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from tests.s3_server import bucket_for_tests
+
+if TYPE_CHECKING:
+    from tests.fault_proxy import Proxy
 
 pytest_plugins = ["tests.prefect_harness"]
 pytest.register_assert_rewrite("tests.contracts.store", "tests.index_format.plain_reader")
@@ -22,17 +27,8 @@ settings.load_profile("colonnade")
 @pytest.fixture(scope="session")
 def s3_address() -> Iterator[str]:
     """An `s3://bucket/prefix` on a real server for the whole session, with `AWS_*` set so that anyone can open it."""
-    import boto3
-    import s3fs
-
-    from tests.s3_server import running_s3_server
-
-    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
-    with running_s3_server() as endpoint, mock.patch.dict(os.environ, _aws_environment(endpoint)):
-        s3fs.S3FileSystem.clear_instance_cache()  # instances are shared by arguments and keep their first endpoint
-        boto3.client("s3").create_bucket(Bucket=bucket)
-        yield f"s3://{bucket}/prefix"
-        s3fs.S3FileSystem.clear_instance_cache()
+    with bucket_for_tests() as bucket:
+        yield f"{bucket}/prefix"
 
 
 @pytest.fixture
@@ -49,11 +45,15 @@ def own_cache_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     return directory
 
 
-def _aws_environment(endpoint: str) -> dict[str, str]:
-    return {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+@pytest.fixture
+def s3_proxy(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Proxy, str]]:
+    """A fault proxy before the session's server, and an empty place that is reached through it."""
+    import s3fs
+
+    from tests.fault_proxy import running_proxy
+
+    with running_proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield proxy, f"{s3_address}/{uuid.uuid4().hex}"
+    s3fs.S3FileSystem.clear_instance_cache()

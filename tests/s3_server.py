@@ -6,16 +6,18 @@ threaded server lets two writers of one key both win, which no S3 does.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 
 def main() -> None:
     """Serve on a free port, say which, and stop when standard input closes."""
-    import os
     import threading
 
     from moto.server import DomainDispatcherApplication, create_backend_app
@@ -50,6 +52,30 @@ def running_s3_server() -> Iterator[str]:
         process.stdin.close()
         process.wait(timeout=10)
         process.stdout.close()
+
+
+@contextmanager
+def bucket_for_tests() -> Iterator[str]:
+    """An `s3://bucket` on a server of its own, with `AWS_*` set so that anyone can open it."""
+    import boto3
+    import s3fs
+
+    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+    with running_s3_server() as endpoint, mock.patch.dict(os.environ, _environment(endpoint)):
+        s3fs.S3FileSystem.clear_instance_cache()  # instances are shared by arguments and keep their first endpoint
+        boto3.client("s3").create_bucket(Bucket=bucket)
+        yield f"s3://{bucket}"
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def _environment(endpoint: str) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from index_format.change import Addition, Origin
 from index_format.codebook import Codebook, exclusive_sum
 from index_format.codec import Codec
 from index_format.commit import commit
+from index_format.errors import IndexNotFound
 from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import (
@@ -154,7 +155,8 @@ def delete(index: Index, *ids: str) -> Manifest | None:
     """Delete documents from an index that exists."""
 
     def without_them(base: Manifest | None) -> Manifest | None:
-        assert base is not None
+        if base is None:
+            raise IndexNotFound(index.address)
         return change.delete_documents(index, base, ids, Origin("delete"))
 
     return commit(index.store, without_them)

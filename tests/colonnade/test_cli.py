@@ -13,6 +13,7 @@ import pytest
 
 from colonnade import cli
 from index_format.index import Index
+from tests.strategies import add, make_recipe
 
 
 class Outcome(NamedTuple):
@@ -112,7 +113,7 @@ def test_ids_to_delete_come_from_a_file_too(run: Run, source: Path, tmp_path: Pa
     ("arguments", "code", "message"),
     [
         (["build", "nowhere.csv", "new"], 3, "nowhere.csv: there is no such file or folder."),
-        (["build", "animals.csv", "new", "--bits", "5"], 3, "bits: Input should be 2, 4 or 8, got 5."),
+        (["build", "animals.csv", "new", "--bits", "5"], 3, "bits: Input should be 1, 2, 4 or 8, got 5."),
         (["build", "animals.csv", "new", "--id-column", "key"], 3, "there is no column 'key' for the document's id"),
         (["build", "animals.csv", "new", "--encoder", "gone"], 3, "'gone' is neither 'embedded' nor a folder"),
         (["build", "animals.csv", "animals.csv"], 3, "is a file: an index lives in a directory"),
@@ -121,6 +122,8 @@ def test_ids_to_delete_come_from_a_file_too(run: Run, source: Path, tmp_path: Pa
         (["search", "nothing", "a query"], 4, "There is no index at"),
         (["serve", "nothing"], 4, "There is no index at"),
         (["inspect", "nothing"], 4, "There is no index at"),
+        (["verify", "nothing"], 4, "There is no index at"),
+        (["doctor", "animals.csv"], 3, "is a file: an index lives in a directory"),
         (["delete", "nothing"], 3, "Name the documents to delete"),
         (["serve", "nothing", "--host", "0.0.0.0"], 3, "add --insecure"),
         (["search", "nothing"], 2, "Missing argument 'QUERY'"),
@@ -153,6 +156,30 @@ def test_a_damaged_index_is_named_with_its_file_and_not_searched(run: Run, sourc
     assert "Restore the file or rebuild." in outcome.err
 
 
+def test_verify_lists_each_fault_and_ends_with_the_code_of_damage(run: Run, tmp_path: Path) -> None:
+    """A sound index: code 0 and an empty list. A damaged one: code 4, and each fault with file, row and repair."""
+    index = Index.at(tmp_path / "index")
+    add(index, make_recipe(index), {"a": "harbour lantern", "b": "ember"})
+    assert run("verify", tmp_path / "index", "--all", "--json")[:2] == (0, "[]\n")
+    (tmp_path / "index" / index.current().segments[0].codes_file.key).unlink()
+    outcome = run("verify", tmp_path / "index", "--json")
+    (fault,) = json.loads(outcome.out)
+    assert outcome.code == 4
+    assert fault["file"].endswith("codes.npz")
+    assert list(fault) == ["version", "file", "row", "problem", "repair"]
+    assert "1 faults" in outcome.err
+    assert "codes.npz" in run("verify", tmp_path / "index").out
+
+
+def test_the_doctor_tells_a_store_that_keeps_its_promises(run: Run, tmp_path: Path) -> None:
+    """Every promise held, code 0, and nothing left but an empty folder."""
+    outcome = run("doctor", tmp_path / "index", "--json")
+    assert outcome.code == 0
+    assert all(finding["held"] for finding in json.loads(outcome.out))
+    assert not [path for path in (tmp_path / "index").rglob("*") if path.is_file()]
+    assert "never overwritten" in run("doctor", tmp_path / "index").out
+
+
 def test_an_index_from_the_future_is_refused_kindly(run: Run, source: Path, tmp_path: Path) -> None:
     """A newer format is "upgrade", not "corrupt"."""
     run("build", source, tmp_path / "index")
@@ -163,7 +190,9 @@ def test_an_index_from_the_future_is_refused_kindly(run: Run, source: Path, tmp_
     assert "Upgrade Colonnade" in outcome.err
 
 
-@pytest.mark.parametrize("command", ["build", "add", "delete", "search", "serve", "inspect", "demo"])
+@pytest.mark.parametrize(
+    "command", ["build", "add", "delete", "search", "serve", "inspect", "verify", "doctor", "demo"]
+)
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     """`--help` of each command has a description and a help text for each of its options."""
     outcome = run(command, "--help")

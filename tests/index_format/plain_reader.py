@@ -65,7 +65,10 @@ def read_plainly(root: Path, version: int | None = None) -> PlainIndex:
     """§6 and §7: the version asked for, or the highest."""
     names = [path.name for path in (root / "manifests").iterdir() if re.fullmatch("[0-9]{20}[.]json", path.name)]
     chosen = max(names) if version is None else f"{version:020d}.json"
-    manifest = json.loads((root / "manifests" / chosen).read_bytes())
+    data = (root / "manifests" / chosen).read_bytes()
+    manifest = json.loads(data)
+    digest = manifest["manifest_sha256"].encode()
+    must(hashlib.sha256(data.replace(digest, b"0" * 64)).hexdigest().encode() == digest, "a manifest has its own hash")
     must(manifest["format_version"] == 1, "format_version is 1")
     must(manifest["reader_flags"] == [], "there are no reader flags")
     must(manifest["version"] == int(chosen[:20]), "the version is that of the key")

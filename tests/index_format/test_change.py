@@ -8,15 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from numpy.typing import NDArray
 
 from index_format.errors import CommitConflict, EncoderMismatch
 from index_format.index import Index
 from index_format.segment import SegmentReader, read_deletions
 from index_format.store import MemoryStore
+from serving.oracle import coded_maxsim
+from serving.search import search
+from serving.snapshot import open_snapshot
 from tests.strategies import (
     Recipe,
     add,
@@ -27,6 +32,8 @@ from tests.strategies import (
     live_texts,
     make_recipe,
     publish,
+    texts,
+    token_vectors,
     write_documents,
 )
 
@@ -239,6 +246,20 @@ def test_documents_are_read_across_row_groups(index: Index, recipe: Recipe) -> N
     assert [one["id"] for one in segment.read_documents(rows)] == [f"{row:04d}" for row in rows]
 
 
+def brute_force(
+    recipe: Recipe, documents: dict[str, str], query: NDArray[np.float32]
+) -> list[tuple[np.float32, str, int, str]]:
+    """Every passage of a dictionary with its score by the oracle, negated, in the order of hits."""
+    scored = []
+    for document_id, text in documents.items():
+        words = text.split()
+        for number, first in enumerate(range(0, len(words), recipe.chunking.passage_tokens)):
+            passage = " ".join(words[first : first + recipe.chunking.passage_tokens])
+            score = coded_maxsim(query, recipe.codec, *recipe.codec.compress(token_vectors(passage)))
+            scored.append((-score, document_id, number, passage))
+    return sorted(scored)
+
+
 class IndexMachine(RuleBasedStateMachine):
     """Random changes to an index and to a dictionary, which must agree after every step."""
 
@@ -272,6 +293,15 @@ class IndexMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         """Forget everything that is not in the store."""
         self.index = Index(self.index.store, self.cache)
+
+    @precondition(lambda self: self.history)
+    @rule(query=texts, k=st.integers(1, 5))
+    def search(self, query: str, k: int) -> None:
+        """The answer is that of brute force over the dictionary, bit for bit, and every hit reads as it was added."""
+        vectors = token_vectors(query)
+        hits = search(open_snapshot(self.index), vectors, k)
+        expected = brute_force(self.recipe, self.documents, vectors)[:k]
+        assert [(np.float32(-hit.score), hit.document_id, hit.passage, hit.text) for hit in hits] == expected
 
     @invariant()
     def the_index_holds_what_the_dictionary_holds(self) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from index_format import keys
-from index_format.errors import IndexCorrupt, ObjectExists, ObjectMissing, StorageError
-from index_format.files import FileCache, write_object
+from index_format.errors import IndexCorrupt, InputError, ObjectExists, ObjectMissing, StorageError
+from index_format.files import FileCache, default_cache_limit, write_object
 from index_format.index import Index
 from index_format.manifest import FileRef
 from index_format.segment import read_codebook
@@ -153,6 +155,101 @@ def test_a_cache_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="file"):
         FileCache(store, tmp_path / "file").path(reference)
+
+
+class SlowStore(MemoryStore):
+    """Counts how many reads run at the same time, and how long the longest read is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = self.most = self.longest = 0
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        time.sleep(0.02)
+        data = super().get_range(key, start, length)
+        self.longest = max(self.longest, len(data))
+        self.running -= 1
+        return data
+
+
+def written(store: Store, count: int, size: int = 100) -> list[FileRef]:
+    return [write_object(store, keys.codec(keys.new_id()), bytes([one]) * size) for one in range(count)]
+
+
+def cached(directory: Path) -> set[str]:
+    return {path.name for path in directory.rglob("*") if path.is_file()}
+
+
+def test_many_files_are_fetched_at_the_same_time(tmp_path: Path) -> None:
+    """Each once, several together; and one that is missing or damaged is raised."""
+    store = SlowStore()
+    references = written(store, 20)
+    files = FileCache(store, tmp_path)
+    files.fetch([*references, *references])
+    assert store.most > 2
+    assert cached(tmp_path) == {one.sha256 for one in references}
+    lost = written(store, 3, size=50)
+    store.delete(lost[1].key)
+    with pytest.raises(ObjectMissing, match=lost[1].key):
+        files.fetch(lost)
+
+
+def test_a_large_file_is_streamed(tmp_path: Path) -> None:
+    """Never more of it in memory than a few megabytes."""
+    store = SlowStore()
+    data = bytes(9 * 2**20) + b"end"
+    reference = write_object(store, keys.codec(keys.new_id()), data)
+    assert FileCache(store, tmp_path).path(reference).read_bytes() == data
+    assert store.longest <= 4 * 2**20
+
+
+def test_the_cache_keeps_below_its_limit_what_was_used_last(tmp_path: Path) -> None:
+    """The file that was used longest ago goes first, and what is in use stays even above the limit."""
+    store = MemoryStore()
+    first, second, third, fourth = written(store, 4)
+    for at, reference in enumerate((first, second)):
+        path = FileCache(store, tmp_path, limit=250).path(reference)
+        os.utime(path, (at, at))
+    FileCache(store, tmp_path, limit=250).path(first)
+    files = FileCache(store, tmp_path, limit=250)
+    files.path(third)
+    assert cached(tmp_path) == {first.sha256, third.sha256}
+    files.path(first)
+    files.path(fourth)
+    assert cached(tmp_path) == {one.sha256 for one in (first, third, fourth)}
+    files.hold([fourth])
+    files.path(second)
+    assert fourth.sha256 in cached(tmp_path)
+    assert len(cached(tmp_path)) == 2
+
+
+def test_a_mapped_file_outlives_its_removal_from_the_cache(tmp_path: Path) -> None:
+    """Another process may clean up: what is open stays readable, and what is asked for again is fetched again."""
+    store = MemoryStore()
+    index = Index(store, tmp_path)
+    add(index, make_recipe(index), {"a": "harbour lantern"})
+    segments = index.segments(index.current())
+    for segment in segments:
+        segment.load()
+    for path in tmp_path.rglob("*"):
+        path.unlink() if path.is_file() else None
+    assert segments[0].read_documents([0])[0]["text"] == "harbour lantern"
+    assert segments[0].codes.scales.min() > 0
+    assert live_texts(Index(store, tmp_path)) == {"a": "harbour lantern"}
+
+
+@pytest.mark.parametrize(("text", "limit"), [("0.5", 2**29), ("3", 3 * 2**30)])
+def test_the_limit_of_the_cache_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, text: str, limit: int
+) -> None:
+    """In GiB; anything else is wrong input."""
+    monkeypatch.setenv("COLONNADE_CACHE_GIB", text)
+    assert default_cache_limit() == limit
+    monkeypatch.setenv("COLONNADE_CACHE_GIB", "much")
+    with pytest.raises(InputError, match="COLONNADE_CACHE_GIB"):
+        default_cache_limit()
 
 
 def test_an_index_in_a_bucket_reads_like_one_in_a_directory(fresh_s3_address: str) -> None:

@@ -26,6 +26,7 @@ from index_format.manifest import (
     decode_manifest,
     encode_manifest,
     refuse_unknown_writer,
+    seal,
 )
 
 WHERE = "s3://bucket/index/manifests/00000000000000000007.json"
@@ -88,7 +89,7 @@ def as_json() -> dict[str, Any]:
 
 
 def decode(document: object) -> Manifest:
-    return decode_manifest(json.dumps(document).encode(), where=WHERE)
+    return decode_manifest(seal(json.dumps(document).encode()), where=WHERE)
 
 
 def test_a_manifest_comes_back_as_it_was_written() -> None:
@@ -256,16 +257,27 @@ SAMPLE = encode_manifest(make_manifest())
 @settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, len(SAMPLE) - 1), st.binary(min_size=1, max_size=3)), min_size=1, max_size=4))
 def test_changed_bytes_are_a_manifest_or_refused(changes: list[tuple[int, bytes]]) -> None:
-    """Whatever bytes change, the reader gives a manifest with valid keys or one of its own errors."""
+    """Changed bytes are refused; with their hash made right they are a manifest with valid keys, or refused."""
     data = bytearray(SAMPLE)
     for place, new in changes:
         data[place : place + len(new)] = new
+    if data != SAMPLE:
+        with pytest.raises((IndexCorrupt, UnsupportedFormat)):
+            decode_manifest(bytes(data), where=WHERE)
     try:
-        manifest = decode_manifest(bytes(data), where=WHERE)
+        manifest = decode_manifest(seal(bytes(data)), where=WHERE)
     except (IndexCorrupt, UnsupportedFormat):
         return
     assert all(keys.is_data_key(file.key) for file in manifest.files())
     assert msgspec.json.decode(encode_manifest(manifest))["format_version"] == FORMAT_VERSION
+
+
+def test_a_manifest_without_its_hash_is_refused() -> None:
+    """Nothing would tell a changed one from a whole one."""
+    document = as_json()
+    del document["manifest_sha256"]
+    with pytest.raises(IndexCorrupt, match="manifest_sha256"):
+        decode(document)
 
 
 def test_a_manifest_key_is_known_by_its_digits() -> None:

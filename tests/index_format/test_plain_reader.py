@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from index_format.index import Index
+from index_format.manifest import seal
 from serving.oracle import coded_maxsim
 from serving.scoring import maxsim, prepare_query
 from serving.snapshot import open_snapshot
@@ -103,7 +104,7 @@ def edit_manifest(root: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     path = max((root / "manifests").iterdir())
     manifest = json.loads(path.read_bytes())
     edit(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_bytes(seal(json.dumps(manifest).encode()))
 
 
 @pytest.mark.parametrize(

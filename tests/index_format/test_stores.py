@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from index_format.errors import InputError, ObjectMissing, StorageError, storage_error
+from index_format import keys
+from index_format.errors import InputError, ObjectExists, ObjectMissing, StorageError, storage_error
+from index_format.files import write_object
 from index_format.store import LocalStore, MemoryStore, Store, open_store
 from tests.contracts.store import StoreContract
+from tests.fault_proxy import Fault, Forward, Proxy, Request, Response, answers, lost_answer
 
 
 class TestMemoryStore(StoreContract):
@@ -104,6 +109,7 @@ def test_a_local_path_of_a_missing_object_is_an_error(tmp_path: Path) -> None:
         (errno.ENOSPC, "free some space"),
         (errno.EDQUOT, "free some space"),
         (errno.EACCES, "owner and mode"),
+        (errno.EMFILE, "ulimit -n"),
         (errno.EIO, "run again"),
     ],
 )
@@ -131,10 +137,123 @@ def test_an_address_picks_the_store(tmp_path: Path) -> None:
             open_store(wrong)
 
 
-def test_a_bucket_that_is_not_there_is_a_storage_error(s3_address: str) -> None:
-    """Every verb on a wrong bucket fails with the address, or finds nothing."""
+def test_a_bucket_that_is_not_there_is_said_to_be_missing(s3_address: str) -> None:
+    """A wrong bucket is no empty index: every verb that the server answers in words says so."""
     store = open_store("s3://no-such-bucket/prefix")
-    for verb in (store.get, store.size, lambda key: store.create(key, b"x")):
-        with pytest.raises(StorageError, match="no-such-bucket"):
+    for verb in (store.get, store.list, lambda key: store.create(key, b"x"), lambda key: store.get_range(key, 0, 4)):
+        with pytest.raises(StorageError, match="the bucket no-such-bucket does not exist") as caught:
             verb("a/one")
-    assert store.list("a/") == []
+        assert not isinstance(caught.value, ObjectMissing)
+    with pytest.raises(StorageError, match="no-such-bucket"):
+        store.size("a/one")
+
+
+def test_a_listing_that_fails_is_no_empty_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that cannot be read holds an index all the same."""
+    store = LocalStore(tmp_path)
+    store.create("a/one", b"x")
+
+    def refuse(path: object) -> Iterator[object]:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match="Could not list"):
+        store.list("a/")
+
+
+class FirstAnswers:
+    """Answers the first conditional writes in the given ways, and lets what follows through; counts them all."""
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = list(faults)
+        self.writes = 0
+
+    def __call__(self, request: Request) -> Fault | None:
+        if not request.is_conditional:
+            return None
+        self.writes += 1
+        return self.faults.pop(0) if self.faults else None
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503])
+def test_a_write_that_may_pass_is_asked_again(s3_proxy: tuple[Proxy, str], status: int) -> None:
+    """A conflict with another write that is under way, a busy server, a failing one."""
+    proxy, address = s3_proxy
+    proxy.decide = first = FirstAnswers(answers(status, "Busy"), answers(status, "Busy"))
+    store = open_store(address)
+    store.create("a/one", b"x")
+    assert (first.writes, store.get("a/one")) == (3, b"x")
+
+
+def test_a_store_that_goes_on_failing_is_not_asked_for_ever(
+    s3_proxy: tuple[Proxy, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six tries, and the outcome is not certain."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    proxy, address = s3_proxy
+    proxy.decide = first = FirstAnswers(*[answers(500, "InternalError")] * 9)
+    with pytest.raises(StorageError) as caught:
+        open_store(address).create("a/one", b"x")
+    assert first.writes == 6
+    assert not caught.value.refused
+
+
+def test_a_refusal_after_a_doubtful_try_is_doubtful(s3_proxy: tuple[Proxy, str]) -> None:
+    """The first try may have landed, or may land yet."""
+    proxy, address = s3_proxy
+    proxy.decide = FirstAnswers(answers(500, "InternalError", applied=True), answers(403, "ExpiredToken"))
+    store = open_store(address)
+    with pytest.raises(StorageError, match="access denied") as caught:
+        store.create("a/one", b"x")
+    assert not caught.value.refused
+    assert store.get("a/one") == b"x"
+
+
+def test_a_write_whose_answer_was_lost_meets_its_own_success(s3_proxy: tuple[Proxy, str]) -> None:
+    """The key is taken, by us: who wrote under a fresh name compares the bytes."""
+    proxy, address = s3_proxy
+    store = open_store(address)
+    proxy.decide = FirstAnswers(lost_answer)
+    with pytest.raises(ObjectExists):
+        store.create("a/one", b"x")
+    proxy.decide = FirstAnswers(lost_answer)
+    assert write_object(store, keys.codec(keys.new_id()), b"data").size == 4
+
+
+def test_more_keys_than_a_page_are_listed(s3_proxy: tuple[Proxy, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket answers in pages."""
+    proxy, address = s3_proxy
+    store = open_store(address)
+    expected = [f"a/{number:03d}" for number in range(7)]
+    for key in expected:
+        store.create(key, b"x")
+
+    def small_pages(request: Request, forward: Forward) -> Response:
+        return forward(replace(request, path=f"{request.path}&max-keys=3"))
+
+    proxy.decide = lambda request: small_pages if request.is_list else None
+    assert store.list("a/") == expected
+
+
+def test_a_directory_that_cannot_be_synced_makes_the_outcome_doubtful(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object is there, but a power loss may take it: not refused, and a taken key is not said either."""
+    store = LocalStore(tmp_path)
+    store.create("a/zero", b"x")
+    real = os.fsync
+
+    def fails_for_directories(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails_for_directories)
+    for _ in range(2):
+        with pytest.raises(StorageError) as caught:
+            store.create("a/one", b"x")
+        assert not caught.value.refused
+        assert not isinstance(caught.value, ObjectExists)
+    monkeypatch.undo()
+    with pytest.raises(ObjectExists):
+        store.create("a/one", b"x")

@@ -1,0 +1,328 @@
+"""`verify` finds each broken rule, though every hash is right, and names the file, the row and what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from index_format import keys, schema
+from index_format.errors import IndexCorrupt, IndexNotFound
+from index_format.index import Index
+from index_format.manifest import seal
+from index_format.npz import write_npz
+from index_format.store import MemoryStore, open_store
+from index_format.verify import Fault, verify, wanted_versions
+from serving.snapshot import open_snapshot
+from tests.strategies import add, delete, make_recipe, recipe_of
+
+DOCUMENTS = {"a": "harbour lantern", "b": "copper meadow violin ember glacier saffron", "c": "saffron ember"}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three versions of two segments, one of them with deletions."""
+    index = Index.at(tmp_path_factory.mktemp("sound"))
+    recipe = make_recipe(index)
+    add(index, recipe, DOCUMENTS)
+    add(index, recipe, {"d": "violin violin"})
+    delete(index, "b")
+    return Path(index.address)
+
+
+@pytest.fixture
+def root(sound: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(sound, tmp_path / "index"))
+
+
+def faults(root: Path, versions: list[int] | None = None) -> list[Fault]:
+    store = open_store(root)
+    return list(verify(store, versions or wanted_versions(store, None, all_versions=False)))
+
+
+def head(root: Path) -> tuple[Path, dict[str, Any]]:
+    path = max((root / "manifests").iterdir())
+    return path, json.loads(path.read_bytes())
+
+
+def save(path: Path, manifest: dict[str, Any]) -> None:
+    path.write_bytes(seal(json.dumps(manifest).encode()))
+
+
+def forge(root: Path, file: dict[str, Any], data: bytes) -> None:
+    """Put other bytes under a file's key, and make every manifest promise them."""
+    (root / file["key"]).write_bytes(data)
+    for path in (root / "manifests").iterdir():
+        text = path.read_text().replace(file["sha256"], hashlib.sha256(data).hexdigest())
+        manifest = json.loads(text)
+        _set_size(manifest, file["key"], len(data))
+        save(path, manifest)
+
+
+def _set_size(node: Any, key: str, size: int) -> None:
+    if isinstance(node, dict) and node.get("key") == key:
+        node["size"] = size
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _set_size(child, key, size)
+
+
+def arrays(root: Path, file: dict[str, Any]) -> dict[str, np.ndarray]:
+    with np.load(root / file["key"]) as archive:
+        return {name: archive[name].copy() for name in archive.files}
+
+
+def table(root: Path, file: dict[str, Any]) -> dict[str, list[Any]]:
+    return pq.read_table(root / file["key"]).to_pydict()
+
+
+def test_a_sound_index_has_no_faults(root: Path) -> None:
+    """Not in the current version and not in all of them; by default the current one is checked."""
+    assert faults(root) == faults(root, [1, 2, 3]) == []
+
+
+def test_an_index_of_many_row_groups_has_no_faults(tmp_path: Path) -> None:
+    """Row groups are full, the last excepted."""
+    index = Index.at(tmp_path)
+    add(index, make_recipe(index), {f"{number:04d}": "harbour ember" for number in range(1100)})
+    assert faults(tmp_path) == []
+
+
+def test_an_index_in_a_bucket_is_verified_by_its_own_bytes(fresh_s3_address: str) -> None:
+    """What this machine has in its cache proves nothing."""
+    index = Index.at(fresh_s3_address)
+    add(index, make_recipe(index), DOCUMENTS)
+    open_snapshot(index)
+    assert list(verify(index.store, [1])) == []
+    key = index.current().segments[0].codes_file.key
+    data = bytearray(index.store.get(key))
+    data[700] ^= 1
+    index.store.delete(key)
+    index.store.create(key, bytes(data))
+    (fault,) = verify(index.store, [1])
+    assert (fault.version, fault.file, fault.row) == (1, key, None)
+    assert "SHA-256" in fault.problem
+    assert "Restore" in fault.repair
+
+
+def test_what_is_checked_is_the_current_version_unless_another_is_wanted(root: Path) -> None:
+    """One, all, or none: a place without an index and a version that is gone are not found."""
+    store = open_store(root)
+    assert wanted_versions(store, None, all_versions=False) == [3]
+    assert wanted_versions(store, 2, all_versions=False) == [2]
+    assert wanted_versions(store, None, all_versions=True) == [1, 2, 3]
+    with pytest.raises(IndexNotFound, match="no version 9"):
+        wanted_versions(store, 9, all_versions=False)
+    with pytest.raises(IndexNotFound):
+        wanted_versions(MemoryStore(), None, all_versions=False)
+
+
+@pytest.mark.parametrize("name", ["documents_file", "passages_file", "codes_file", "centroids_file"])
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+def test_damage_is_named_and_the_rest_is_still_checked(root: Path, name: str, damage: str) -> None:
+    """One fault for each damaged object, whatever else is checked against it."""
+    _, manifest = head(root)
+    damaged = [segment[name]["key"] for segment in manifest["segments"]]
+    for key in damaged:
+        data = bytearray((root / key).read_bytes())
+        data[-30] ^= 4
+        (root / key).write_bytes(data) if damage == "flipped" else (root / key).unlink()
+    found = faults(root)
+    assert [fault.file for fault in found] == damaged
+    assert all(fault.version == 3 for fault in found)
+
+
+def set_at(name: str, place: int, value: float) -> Callable[[dict[str, np.ndarray]], None]:
+    def change(own: dict[str, np.ndarray]) -> None:
+        own[name][place] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "problem", "row"),
+    [
+        ("codes_file", set_at("scales", 3, np.inf), "token 3", 3),
+        ("codes_file", set_at("scales", 5, 2.0**-15), "token 5", 5),
+        ("codes_file", set_at("offsets", 1, 0), "passage 0", 0),
+        ("codes_file", set_at("offsets", 4, 9), "expected 0 to 10", None),
+        ("centroids_file", set_at("ids", 0, 77), "passage 0 touches centroid 77 of 5", 0),
+        ("centroids_file", set_at("ids", 1, 0), "passage 0 do not ascend", 0),
+        ("centroids_file", set_at("offsets", 0, 1), "offsets go from 1", None),
+    ],
+)
+def test_a_wrong_number_in_an_array_is_named_with_its_row(
+    root: Path, file: str, change: Callable[[dict[str, np.ndarray]], None], problem: str, row: int | None
+) -> None:
+    """Scales, offsets and centroid ids that their own hash vouches for."""
+    _, manifest = head(root)
+    own = arrays(root, manifest["segments"][0][file])
+    change(own)
+    forge(root, manifest["segments"][0][file], write_npz(own))
+    found = faults(root)
+    assert any(problem in fault.problem and fault.row == row for fault in found), found
+    assert {fault.file for fault in found} == {manifest["segments"][0][file]["key"]}
+
+
+@pytest.mark.parametrize(
+    ("ordinals", "problem"),
+    [([1], "others of its document"), ([1, 9], "not below the 4 passages"), ([2, 1], "ordinal 1 follows 2"),
+     ([1, 2, 3], "expected 2 ordinals, got 3")],
+)  # fmt: skip
+def test_a_wrong_deletion_vector_is_named(root: Path, ordinals: list[int], problem: str) -> None:
+    """Documents deleted by half, ordinals out of range, out of order, too many."""
+    _, manifest = head(root)
+    file = manifest["segments"][0]["deletions"]["file"]
+    forge(root, file, write_npz({"ordinals": np.array(ordinals, np.uint32)}))
+    assert any(problem in fault.problem and fault.file == file["key"] for fault in faults(root))
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "problem"),
+    [
+        ("document", 1, 2, "after 0"),
+        ("number", 2, 5, "passage 2 has number 5, expected 1"),
+        ("start", 0, 15, "passage 0 spans 15 to 15"),
+        ("end", 3, 400, "passage 3 ends at 400, the text of document 2 at 13"),
+        ("document", 3, 1, "is of document 1, expected 2"),
+    ],
+)
+def test_a_wrong_passage_is_named(root: Path, column: str, row: int, value: int, problem: str) -> None:
+    """Order, numbers and spans."""
+    _, manifest = head(root)
+    file = manifest["segments"][0]["passages_file"]
+    rows = table(root, file)
+    rows[column][row] = value
+    forge(root, file, schema.write_parquet(pa.table(rows, schema=schema.PASSAGES)))
+    found = [fault for fault in faults(root) if problem in fault.problem]
+    assert [(fault.file, fault.row) for fault in found] == [(file["key"], row)]
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "problem"),
+    [
+        ("id", 2, "a", "documents 0 and 2 have the same id 'a'"),
+        ("id", 1, " ", "the id of document 1 is blank"),
+        ("id", 1, "x" * 513, "longer than 512"),
+        ("text", 0, "\n\t", "the text of document 0 is blank"),
+    ],
+)
+def test_a_wrong_document_is_named(root: Path, column: str, row: int, value: str, problem: str) -> None:
+    """Ids and texts."""
+    _, manifest = head(root)
+    file = manifest["segments"][0]["documents_file"]
+    rows = table(root, file)
+    rows[column][row] = value
+    forge(root, file, schema.write_parquet(pa.table(rows, schema=schema.documents_schema(None))))
+    assert any(problem in fault.problem and fault.row == row for fault in faults(root))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"compression": "snappy"}, "compressed with SNAPPY"),
+        ({"write_page_checksum": False}, "has no checksum"),
+        ({"row_group_size": 2}, "row group 0 has 2 rows"),
+    ],
+)
+def test_a_table_that_was_written_otherwise_is_named(root: Path, options: dict[str, Any], problem: str) -> None:
+    """Compression, page checksums and row groups."""
+    _, manifest = head(root)
+    file = manifest["segments"][0]["passages_file"]
+    buffer = io.BytesIO()
+    written = {"compression": "zstd", "row_group_size": 512, "write_page_checksum": True, **options}
+    pq.write_table(pa.table(table(root, file), schema=schema.PASSAGES), buffer, **written)
+    forge(root, file, buffer.getvalue())
+    found = faults(root)
+    assert found
+    assert all(problem in fault.problem and fault.file == file["key"] for fault in found)
+
+
+def test_a_mean_or_a_centroid_that_is_no_number_is_named(root: Path) -> None:
+    """Codec and codebook."""
+    _, manifest = head(root)
+    for file, name in ((manifest["codec"]["file"], "mean"), (manifest["codebook"]["file"], "centroids")):
+        own = arrays(root, file)
+        own[name].flat[3] = np.nan
+        forge(root, file, write_npz(own))
+    assert [fault.problem for fault in faults(root)] == ["mean: row 3 is not finite", "centroids: row 0 is not finite"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda one: one.update(parent_commit="0" * 32), "parent_commit is not"),
+        (lambda one: one.update(index_id="0" * 32), "index_id differs"),
+        (lambda one: one["chunking"].update(passage_tokens=99), "chunking differs"),
+        (lambda one: one["encoder"].update(fingerprint="other"), "encoder.fingerprint differs"),
+        (lambda one: one["commit"].update(id="me"), "is not 32 digits"),
+        (lambda one: one["codebook"].update(id="0" * 32), "codebook " + "0" * 32),
+        (lambda one: one["segments"][0].update(id="0" * 32), "segment " + "0" * 32 + " has segments/"),
+        (lambda one: one["segments"].append(one["segments"][1]), "is named twice"),
+        (lambda one: one["segments"][0]["deletions"].update(documents=2), "expected 2 deleted documents, got 1"),
+        (lambda one: one["segments"][0]["deletions"].update(documents=3), "has no live document"),
+        (lambda one: one["segments"][0].update(tokens=99), "got"),
+        (lambda one: one["segments"][0].update(documents=99), "expected 99 rows, got 3"),
+        (lambda one: one.update(version=9), "says that it is version 9"),
+    ],
+)
+def test_a_manifest_that_says_otherwise_is_named(
+    root: Path, edit: Callable[[dict[str, Any]], object], problem: str
+) -> None:
+    """The chain, what an index keeps for life, ids, keys and counts."""
+    path, manifest = head(root)
+    edit(manifest)
+    save(path, manifest)
+    assert any(problem in fault.problem for fault in faults(root))
+
+
+def test_a_missing_or_damaged_version_is_named_and_the_others_are_checked(root: Path) -> None:
+    """A gap in the history, and a manifest whose bytes changed."""
+    first, second, _ = sorted((root / "manifests").iterdir())
+    second.unlink()
+    assert [fault.problem for fault in faults(root)] == ["versions 2 to 2 are missing"]
+    first.write_bytes(first.read_bytes().replace(b'"add"', b'"odd"'))
+    (fault,) = faults(root, [1, 3])
+    assert (fault.version, fault.file) == (1, keys.manifest(1))
+
+
+def test_a_document_that_is_live_twice_is_named(root: Path) -> None:
+    """A deletion vector that is no longer named brings documents back."""
+    index = Index.at(root)
+    add(index, recipe_of(index), {"c": "ember", "e": "copper"})
+    path, manifest = head(root)
+    first, *_, last = manifest["segments"]
+    first["deletions"] = None
+    save(path, manifest)
+    (fault,) = faults(root)
+    assert fault.problem == f"document 'c' is live here and in segment {first['id']}"
+    assert (fault.file, fault.row) == (last["documents_file"]["key"], 0)
+
+
+def test_opening_refuses_what_would_break_a_search(root: Path) -> None:
+    """Centroids that the codebook lacks and passages of no document, though their hashes are right."""
+    _, manifest = head(root)
+    segment = manifest["segments"][0]
+    whole = (root / segment["centroids_file"]["key"]).read_bytes()
+    own = arrays(root, segment["centroids_file"])
+    own["ids"][-1] = 5
+    forge(root, segment["centroids_file"], write_npz(own))
+    with pytest.raises(IndexCorrupt, match="touches centroid 5"):
+        open_snapshot(Index.at(root))
+    _, manifest = head(root)
+    segment = manifest["segments"][0]
+    forge(root, segment["centroids_file"], whole)
+    rows = table(root, segment["passages_file"])
+    rows["document"][-1] = 3
+    forge(root, segment["passages_file"], schema.write_parquet(pa.table(rows, schema=schema.PASSAGES)))
+    with pytest.raises(IndexCorrupt, match="do not follow 3 documents"):
+        open_snapshot(Index.at(root))

@@ -1,0 +1,35 @@
+"""The tortures by name. Each is a module with `run(count, seed, step)`, which returns the sentence that it proved.
+
+`run` calls `step` after each of its `count` cases and raises AssertionError, with the seed, at the first violation.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Torture:
+    """What `make torture` runs, and how many cases of it; `smoke` cases run in the suite."""
+
+    module: str
+    count: int
+    smoke: int
+
+    def run(self, count: int, seed: int, step: Step = lambda: None) -> str:
+        """Run `count` cases and return the figure as a sentence."""
+        figure: str = importlib.import_module(self.module).run(count, seed, step)
+        return figure
+
+
+TORTURES = {
+    "flips": Torture("tests.torture.flips", count=15_000, smoke=150),
+    "kills": Torture("tests.torture.kills", count=1_000, smoke=15),
+    "faults": Torture("tests.torture.faults", count=6_000, smoke=60),
+    "power": Torture("tests.torture.power", count=5_000, smoke=60),
+    "s3-faults": Torture("tests.torture.s3_faults", count=10_000, smoke=100),
+}
