@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
-from encoding.encoder import BATCH_TOKENS, Encoder, batches_by_length
+from encoding.batches import batches_by_length
+from encoding.encoder import BATCH_TOKENS, Encoder
 
 DIM = 384
 TEXTS = [
