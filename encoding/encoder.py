@@ -13,6 +13,8 @@ from encoding.batches import batches_by_length, halving, one_ahead, windows_by_l
 from encoding.checkpoint import Checkpoint, open_checkpoint
 from encoding.inputs import SideTokenizer, TokenizedText, load_tokenizer
 from encoding.model import TokenModel
+from encoding.pooling import pool_tokens
+from index_format.errors import InputError
 from index_format.manifest import EncoderRecord
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 131072}
@@ -31,6 +33,7 @@ class Encoder:
         self.tokenizer = load_tokenizer(checkpoint.layout)
         self._documents = SideTokenizer(checkpoint.layout, checkpoint.layout.document)
         self._queries = SideTokenizer(checkpoint.layout, checkpoint.layout.query)
+        self._protected = int(checkpoint.layout.keep_markers)  # the first marker, where it is kept
         self._model = TokenModel(checkpoint.layout, self.device)
 
     @property
@@ -45,10 +48,11 @@ class Encoder:
         """Tokens of a passage that are not its text's: the markers, and those of the prompt."""
         return self.checkpoint.max_tokens - self._documents.room
 
-    def encode(self, texts: Sequence[str]) -> Iterator[Batch]:
+    def encode(self, texts: Sequence[str], pool_factor: int = 1) -> Iterator[Batch]:
         """Encode the texts of documents in batches of similar length, shortest first.
 
-        Yields lists of (position in `texts`, vectors float32 [tokens, D]); every position comes once.
+        Yields lists of (position in `texts`, vectors float32 [tokens, D]); every position comes once. The vectors
+        are unit vectors, or pooled ones where `pool_factor` is above 1.
         """
         most_tokens = BATCH_TOKENS[self.device.type]
         characters = _WINDOW_BATCHES * _CHARACTERS_A_TOKEN * most_tokens
@@ -56,6 +60,8 @@ class Encoder:
         for window, tokenized in one_ahead(lambda window: (window, self._tokens_of(texts, window)), windows):
             for batch in batches_by_length([len(one.ids) for one in tokenized], most_tokens):
                 vectors = halving(self._model.vectors, [tokenized[one] for one in batch])
+                if pool_factor > 1:
+                    vectors = [pool_tokens(one, pool_factor, protected=self._protected) for one in vectors]
                 yield list(zip([window[one] for one in batch], vectors, strict=True))
 
     def encode_query(self, text: str) -> NDArray[np.float32]:
@@ -67,7 +73,24 @@ class Encoder:
         return self._documents.tokenize([texts[position] for position in window])
 
 
-@lru_cache(maxsize=2)
 def load_encoder(name: str) -> Encoder:
-    """The encoder of that name, loaded once in a process."""
-    return Encoder(open_checkpoint(name))
+    """The encoder of that name, loaded once in a process as long as its files stay the same."""
+    return _load(open_checkpoint(name))
+
+
+def load_encoder_of(index: EncoderRecord, name: str | None) -> Encoder:
+    """The encoder of that name; where none is given, the one that an index was written with."""
+    if name is not None:
+        return load_encoder(name)
+    try:
+        return load_encoder(index.name)
+    except InputError as error:
+        raise InputError(
+            f"{error} The index was written with {index.name!r}, fingerprint {index.fingerprint[:16]}: "
+            "name the place where that encoder is now with --encoder."
+        ) from error
+
+
+@lru_cache(maxsize=2)
+def _load(checkpoint: Checkpoint) -> Encoder:
+    return Encoder(checkpoint)

@@ -9,7 +9,7 @@ import uuid
 from functools import lru_cache
 from pathlib import Path
 
-from encoding.layouts.files import WEIGHTS
+from encoding.layouts.files import WEIGHTS, first_line
 from index_format.errors import InputError, StorageError, storage_error
 from index_format.files import default_cache_directory
 from index_format.store import open_store
@@ -60,6 +60,7 @@ def _embedded_folder() -> Path:
     return Path(str(weights.locate())).parent
 
 
+@lru_cache(maxsize=8)
 def _from_hub(name: str) -> Path:
     """A snapshot in the hub's own cache; pickled weights are fetched only where there are no others."""
     from huggingface_hub import snapshot_download
@@ -72,14 +73,10 @@ def _from_hub(name: str) -> Path:
                 break
     except (OSError, ValueError) as error:  # all of the hub's errors are one or the other
         raise InputError(
-            f"encoder: {name!r} is no folder here, and the Hugging Face hub did not give it ({_first_line(error)}). "
+            f"encoder: {name!r} is no folder here, and the Hugging Face hub did not give it ({first_line(error)}). "
             "Check the name and the connection, or fetch the model elsewhere and name its folder."
         ) from error
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @lru_cache(maxsize=8)

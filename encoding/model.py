@@ -6,17 +6,19 @@ what any codec here loses. Projection and norm are float32 on both.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
 from encoding.cpu_linear import use_packed_linears
 from encoding.inputs import TokenizedText
-from encoding.layouts.files import tensor, weight_files
+from encoding.layouts.files import first_line, tensor, weight_files
 from encoding.layouts.layout import Layout, Projection
 from index_format.errors import InputError
 
@@ -71,9 +73,9 @@ def _load_transformer(layout: Layout, dtype: torch.dtype) -> torch.nn.Module:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"encoder: {folder} cannot be loaded ({str(error).strip().splitlines()[0]}). Colonnade runs no code that "
+            f"encoder: {folder} cannot be loaded ({first_line(error)}). Colonnade runs no code that "
             "comes with a model; the architecture must be one that transformers has."
         ) from error
     finally:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from encoding.layouts.layout import Projection
 from index_format.errors import InputError
@@ -77,17 +78,22 @@ def weight_files(folder: Path) -> list[Path]:
 
 def tensor(folder: Path, name: str) -> Any:
     """One tensor of a module's weights, or None. Pickled files are read as tensors only: nothing in them is run."""
-    import torch  # here, as most layouts are read without it
-
     for path in weight_files(folder):
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                found = file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118  # it is no dict
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True).get(name)
+        try:
+            found = _tensor(path, name)
+        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise InputError(
+                f"encoder: {path} cannot be read as tensors ({first_line(error)}). It is damaged, or holds code, "
+                "which is never run."
+            ) from error
         if found is not None:
             return found
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest of it."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def rows(projection: Projection) -> int:
@@ -127,6 +133,15 @@ def usual_length(folder: Path, config: Settings) -> int:
     tokenizer_most = read_optional_json(folder / "tokenizer_config.json").get("model_max_length")
     most = positions(folder, config)
     return min(most, tokenizer_most) if isinstance(tokenizer_most, int) and tokenizer_most > 0 else most
+
+
+def _tensor(path: Path, name: str) -> Any:
+    import torch  # here, as most layouts are read without it
+
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118  # it is no dict
+    return torch.load(path, map_location="cpu", weights_only=True).get(name)
 
 
 def _load_json(path: Path) -> Any:

@@ -1,0 +1,27 @@
+"""Fewer vectors for a passage: tokens that say nearly the same are replaced by their mean.
+
+Hierarchical clustering by Ward's criterion on the cosine distance, as PyLate and ColBERT have it (Clavié, Chaffin
+and Adams 2024). A mean is not made a unit vector again: the further its tokens lie apart, the less it scores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
+
+
+def pool_tokens(vectors: NDArray[np.float32], factor: int, *, protected: int) -> NDArray[np.float32]:
+    """Token vectors float32 [T, D] to about T / factor of them; the first `protected` stay as they are, in front."""
+    free = vectors[protected:]
+    wanted = max(len(free) // factor, 1)
+    if wanted >= len(free):
+        return vectors
+    distances = 1 - free @ free.T
+    condensed = squareform(distances, checks=False)
+    labels = hierarchy.fcluster(hierarchy.linkage(condensed, "ward"), wanted, "maxclust")
+    # Where distances tie there may be fewer clusters than were asked for.
+    _, cluster, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    member = (cluster == np.arange(len(sizes))[:, None]).astype(np.float32)
+    return np.concatenate([vectors[:protected], member @ free / sizes[:, None].astype(np.float32)])
