@@ -21,7 +21,8 @@ def pool_tokens(vectors: NDArray[np.float32], factor: int, *, protected: int) ->
     distances = 1 - free @ free.T
     condensed = squareform(distances, checks=False)
     labels = hierarchy.fcluster(hierarchy.linkage(condensed, "ward"), wanted, "maxclust")
+    order = np.argsort(labels, kind="stable")
     # Where distances tie there may be fewer clusters than were asked for.
-    _, cluster, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    member = (cluster == np.arange(len(sizes))[:, None]).astype(np.float32)
-    return np.concatenate([vectors[:protected], member @ free / sizes[:, None].astype(np.float32)])
+    _, firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    sums = np.add.reduceat(free[order], firsts, axis=0)
+    return np.concatenate([vectors[:protected], sums / sizes[:, None].astype(np.float32)])
