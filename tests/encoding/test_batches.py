@@ -79,15 +79,27 @@ def test_an_error_of_the_work_ahead_reaches_the_caller() -> None:
 
 
 @pytest.mark.parametrize(
-    "out_of_memory",
+    "error",
     [
         torch.OutOfMemoryError("CUDA out of memory."),
         MemoryError(),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
     ],
 )
+@pytest.mark.parametrize("room", [1, 2, 5])
+def test_work_is_halved_until_it_fits(error: Exception, room: int) -> None:
+    """However memory is said to have run out, and on either device; the order stays."""
+
+    def work(texts: Sequence[int]) -> list[int]:
+        if len(texts) > room:
+            raise error
+        return [2 * text for text in texts]
+
+    assert halving(work, range(13)) == [2 * text for text in range(13)]
+
+
 def test_a_batch_that_runs_out_of_memory_is_halved_and_no_text_is_skipped(
-    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, out_of_memory: Exception
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model with room for three texts gives the vectors that it would give with room for all."""
     wanted = _encode_all(encoder)
@@ -97,7 +109,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_no_text_is_skipped(
     def little_memory(self: TokenModel, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
         sizes.append(len(texts))
         if len(texts) > 3:
-            raise out_of_memory
+            raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(self, texts)
 
     monkeypatch.setattr(TokenModel, "vectors", little_memory)
