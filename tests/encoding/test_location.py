@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,26 @@ def test_a_bucket_without_a_model_is_told_from_one_that_cannot_be_read(fresh_s3_
         open_checkpoint("s3://no-such-bucket-here/x")
 
 
-def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With the name, and what to do without a connection."""
+@pytest.fixture
+def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The hub's own cache, empty, on a machine without a connection."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_model_of_the_hub_that_is_in_its_cache_needs_no_connection(hub_cache: Path) -> None:
+    """Whoever fetched it: the cache is the one that all of Hugging Face's packages share."""
+    place = hub_cache / "models--owner--small"
+    shutil.copytree(GOLDEN, place / "snapshots" / "abc", ignore=shutil.ignore_patterns("golden-*"))
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("abc")
+    checkpoint = open_checkpoint("owner/small")
+    assert checkpoint.name == "owner/small"
+    assert checkpoint.fingerprint == open_checkpoint(str(GOLDEN)).fingerprint
+
+
+def test_a_hub_that_cannot_be_reached_is_said(hub_cache: Path) -> None:
+    """With the name, and what to do without a connection."""
     with pytest.raises(InputError, match=r"'owner/model' is no folder here.*hub did not give it.*name its folder"):
         open_checkpoint("owner/model")
