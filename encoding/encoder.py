@@ -13,7 +13,7 @@ from encoding.batches import batches_by_length, halving, one_ahead, windows_by_l
 from encoding.checkpoint import Checkpoint, open_checkpoint
 from encoding.inputs import SideTokenizer, TokenizedText, load_tokenizer
 from encoding.model import TokenModel
-from encoding.pooling import pool_tokens
+from encoding.pooling import pool_batch
 from index_format.errors import InputError
 from index_format.manifest import EncoderRecord
 
@@ -61,7 +61,7 @@ class Encoder:
             for batch in batches_by_length([len(one.ids) for one in tokenized], most_tokens):
                 vectors = halving(self._model.vectors, [tokenized[one] for one in batch])
                 if pool_factor > 1:
-                    vectors = [pool_tokens(one, pool_factor, protected=self._protected) for one in vectors]
+                    vectors = pool_batch(vectors, pool_factor, protected=self._protected)
                 yield list(zip([window[one] for one in batch], vectors, strict=True))
 
     def encode_query(self, text: str) -> NDArray[np.float32]:
