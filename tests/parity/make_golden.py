@@ -289,6 +289,9 @@ def shrink(folder: Path) -> None:
     """Remove what nobody reads."""
     for name in ("README.md", "vocab.txt"):
         (folder / name).unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)  # a temporary folder
+    write_json(folder / "config.json", config)
 
 
 def fresh(folder: Path) -> Path:
