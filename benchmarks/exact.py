@@ -62,10 +62,10 @@ class ObservedEncoder(Encoder):
         super().__init__(checkpoint)
         self._observer = observer
 
-    def encode(self, texts: Sequence[str]) -> Iterator[Batch]:
+    def encode(self, texts: Sequence[str], pool_factor: int = 1) -> Iterator[Batch]:
         """As the product encodes, with a look at each batch."""
         seen = self._observer.begin(texts)
-        for batch in super().encode(texts):
+        for batch in super().encode(texts, pool_factor):
             self._observer.look(seen, batch)
             yield batch
 

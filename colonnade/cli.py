@@ -61,7 +61,14 @@ IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="Directory o
 IdColumn = Annotated[str, typer.Option(help="Column with the id of each document")]
 TextColumn = Annotated[str, typer.Option(help="Column with the text")]
 TitleColumn = Annotated[str, typer.Option(help="Column with the title, if there is one")]
-Encoder = Annotated[str, typer.Option(help="'embedded' (all-MiniLM-L6-v2, no network), or a folder with a model")]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        help="'embedded' (all-MiniLM-L6-v2, no network), a folder with a model, s3://bucket/prefix, or owner/name on "
+        "the Hugging Face hub  [default: the index's own; 'embedded' for a new one]",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
 ListRejected = Annotated[bool, typer.Option(help="List the rows that were set aside, with their reasons")]
 
@@ -73,12 +80,13 @@ def build(
     id_column: IdColumn = "id",
     text_column: TextColumn = "text",
     title_column: TitleColumn = "title",
-    encoder: Encoder = "embedded",
+    encoder: Encoder = None,
     bits: Annotated[int, typer.Option(help="Bits for each dimension of a token vector: 2, 4 or 8")] = 4,
     passage_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of a passage  [default: what the encoder takes]")
     ] = None,
     overlap_tokens: Annotated[int, typer.Option(help="Tokens that neighbouring passages share")] = 0,
+    pool_factor: Annotated[int, typer.Option(help="Tokens of a passage that share a vector, about; 1 pools none")] = 1,
     list_rejected: ListRejected = False,
     as_json: Json = False,
 ) -> None:
@@ -91,6 +99,7 @@ def build(
     from flows.parameters import BuildParameters
 
     settings = {"bits": bits, "passage_tokens": passage_tokens, "overlap_tokens": overlap_tokens}
+    settings["pool_factor"] = pool_factor
     columns = {"id_column": id_column, "text_column": text_column, "title_column": title_column}
     parameters = _validated(
         BuildParameters, source={"location": source, **columns}, index=index, encoder=encoder, **settings
@@ -105,7 +114,7 @@ def add(
     id_column: IdColumn = "id",
     text_column: TextColumn = "text",
     title_column: TitleColumn = "title",
-    encoder: Encoder = "embedded",
+    encoder: Encoder = None,
     list_rejected: ListRejected = False,
     as_json: Json = False,
 ) -> None:
@@ -145,20 +154,19 @@ def search(
     index: IndexArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages to return")] = 10,
-    encoder: Encoder = "embedded",
+    encoder: Encoder = None,
     as_json: Json = False,
 ) -> None:
     """Find the best passages for a query."""
     from colonnade import terminal
-    from encoding.encoder import load_encoder
+    from encoding.encoder import load_encoder_of
     from index_format.index import Index
     from serving.searcher import Searcher
 
     if not query.strip():
         raise InputError("query: it is empty.")
     place = Index.at(index)
-    place.current()
-    answer = Searcher(place, load_encoder(encoder)).search(query, k)
+    answer = Searcher(place, load_encoder_of(place.current().encoder, encoder)).search(query, k)
     if as_json:
         terminal.print_json(asdict(answer))
     else:
@@ -170,19 +178,18 @@ def serve(
     index: IndexArgument,
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
-    encoder: Encoder = "embedded",
+    encoder: Encoder = None,
     insecure: Annotated[bool, typer.Option(help="Allow others than this machine to ask, without any key")] = False,
 ) -> None:
     """Serve an index over HTTP, with a search page; follows new versions while it runs."""
     from colonnade.server import run_server
-    from encoding.encoder import load_encoder
+    from encoding.encoder import load_encoder_of
     from index_format.index import Index
 
     if not insecure and not _is_loopback(host):
         raise InputError(f"--host {host} would let anyone on the network ask. If that is meant, add --insecure.")
     place = Index.at(index)
-    place.current()
-    run_server(place, load_encoder(encoder), host, port)
+    run_server(place, load_encoder_of(place.current().encoder, encoder), host, port)
 
 
 @app.command()

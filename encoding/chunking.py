@@ -3,20 +3,26 @@
 The splitting is semantic-text-splitter's: it follows Unicode sentence and word boundaries, counts with the
 encoder's own tokenizer, and keeps every character (`trim=False`), so that passages without overlap
 concatenate to the document.
+
+It sees a window of the document at a time: to cut a sentence that is too long it measures what is left of it
+for every passage, which took time with the square of a text without sentence ends. A passage that reaches the end
+of a window is cut anew with the next one, so windows show only where one alone holds no more than a passage.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from semantic_text_splitter import TextSplitter
 from tokenizers import Tokenizer
 
+from encoding.inputs import well_formed
 from index_format.errors import InputError
 
-_MARKERS = 2  # [CLS] and [SEP], or their like
 _SMALLEST_PASSAGE = 16
+_WINDOW_CHARACTERS = 20  # for each token of a passage: some passages of any script
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +35,46 @@ class Passage:
 
 
 class Chunker:
-    """Cuts documents into passages of at most `passage_tokens` tokens, title and markers included."""
+    """Cuts documents into passages of at most `passage_tokens` tokens, title and `markers` included."""
 
-    def __init__(self, tokenizer: Tokenizer, *, passage_tokens: int, overlap_tokens: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, passage_tokens: int, overlap_tokens: int = 0, markers: int = 2) -> None:
         if passage_tokens < 2 * _SMALLEST_PASSAGE:
             raise InputError(f"passage_tokens: expected at least {2 * _SMALLEST_PASSAGE}, got {passage_tokens}.")
         if not 0 <= overlap_tokens <= passage_tokens // 4:
             raise InputError(f"overlap_tokens: expected 0 to {passage_tokens // 4}, got {overlap_tokens}.")
         self._tokenizer = tokenizer
-        self._room = passage_tokens - _MARKERS
+        self._room = passage_tokens - markers
+        if self._room < _SMALLEST_PASSAGE:
+            raise InputError(
+                f"passage_tokens: {passage_tokens} leave {self._room} for text, the encoder adds {markers}."
+            )
+        self._window = _WINDOW_CHARACTERS * passage_tokens
         self._overlap = overlap_tokens
         self._splitter = lru_cache(maxsize=256)(self._make_splitter)
 
     def passages(self, text: str, title: str | None = None) -> list[Passage]:
-        """The passages of a document, in order. An empty text has none."""
-        prefix, used = self._prefix(title)
-        chunks = self._splitter(self._room - used).chunk_indices(text)
+        """The passages of a document, in order. An empty text has none.
+
+        A lone surrogate counts as a character, and is encoded as U+FFFD.
+        """
+        text = well_formed(text)
+        prefix, used = self._prefix(well_formed(title or ""))
+        chunks = self._chunks(text, self._splitter(self._room - used))
         return [Passage(start, start + len(chunk), prefix + chunk.strip()) for start, chunk in chunks]
 
-    def _prefix(self, title: str | None) -> tuple[str, int]:
+    def _chunks(self, text: str, splitter: TextSplitter) -> Iterator[tuple[int, str]]:
+        """The pieces of a text with their starts, a window at a time."""
+        start = 0
+        while start < len(text):
+            window = text[start : start + self._window]
+            found = splitter.chunk_indices(window)
+            whole = start + len(window) == len(text)
+            # The last piece of a window may go on behind it: it is where the next window starts.
+            complete = found if whole or len(found) == 1 else found[:-1]
+            yield from ((start + at, chunk) for at, chunk in complete)
+            start += len(window) if whole or len(found) == 1 else found[-1][0]
+
+    def _prefix(self, title: str) -> tuple[str, int]:
         """The title as it goes before each passage, at most half of the room, and its tokens."""
         if not title:
             return "", 0

@@ -1,27 +1,27 @@
-"""Text to token vectors, for documents and queries alike, so that the two cannot drift apart.
-
-A plain encoder's last hidden states, one L2-normalised vector a token. The encoder's own markers and
-punctuation are attended to but not kept: they match everything a little and cost bytes.
-There is no [MASK] expansion: a model that was not trained for it loses by it.
-"""
+"""Text to token vectors: documents in batches, queries one by one, each as the checkpoint's layout has it."""
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
-from transformers import AutoModel
-from transformers.utils import logging as transformers_logging
 
-from encoding.checkpoint import TOKENIZER, Checkpoint, open_checkpoint
+from encoding.batches import batches_by_length, halving, one_ahead, windows_by_length
+from encoding.checkpoint import Checkpoint, open_checkpoint
+from encoding.inputs import SideTokenizer, TokenizedText, load_tokenizer
+from encoding.model import TokenModel
+from encoding.pooling import pool_batch
+from index_format.errors import InputError
 from index_format.manifest import EncoderRecord
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 131072}
+_WINDOW_BATCHES = 4  # texts are tokenised that many batches at a time, while the model has those before
+_CHARACTERS_A_TOKEN = 4  # roughly: only the size of a window hangs on it
+
+Batch = list[tuple[int, NDArray[np.float32]]]
 
 
 class Encoder:
@@ -30,15 +30,11 @@ class Encoder:
     def __init__(self, checkpoint: Checkpoint, device: str | None = None) -> None:
         self.checkpoint = checkpoint
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        transformers_logging.disable_progress_bar()
-        model = AutoModel.from_pretrained(
-            checkpoint.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
-        self._model = model.eval().to(self.device)
-        self.tokenizer = _load_tokenizer(checkpoint)
-        self._truncating = _load_tokenizer(checkpoint)
-        self._truncating.enable_truncation(checkpoint.max_tokens)
-        self._dropped = np.array(sorted(_dropped_ids(self.tokenizer)), np.int64)
+        self.tokenizer = load_tokenizer(checkpoint.layout)
+        self._documents = SideTokenizer(checkpoint.layout, checkpoint.layout.document)
+        self._queries = SideTokenizer(checkpoint.layout, checkpoint.layout.query)
+        self._protected = int(checkpoint.layout.keep_markers)  # the first marker, where it is kept
+        self._model = TokenModel(checkpoint.layout, self.device)
 
     @property
     def record(self) -> EncoderRecord:
@@ -47,65 +43,54 @@ class Encoder:
             name=self.checkpoint.name, fingerprint=self.checkpoint.fingerprint, dim=self.checkpoint.dim
         )
 
-    def encode(self, texts: Sequence[str]) -> Iterator[list[tuple[int, NDArray[np.float32]]]]:
-        """Encode texts in batches of similar length, shortest first.
+    @property
+    def document_markers(self) -> int:
+        """Tokens of a passage that are not its text's: the markers, and those of the prompt."""
+        return self.checkpoint.max_tokens - self._documents.room
 
-        Yields lists of (position in `texts`, vectors float32 [tokens, D]); every position comes once.
+    def encode(self, texts: Sequence[str], pool_factor: int = 1) -> Iterator[Batch]:
+        """Encode the texts of documents in batches of similar length, shortest first.
+
+        Yields lists of (position in `texts`, vectors float32 [tokens, D]); every position comes once. The vectors
+        are unit vectors, or pooled ones where `pool_factor` is above 1.
         """
-        token_ids = [np.array(one.ids, np.int64) for one in self._truncating.encode_batch(list(texts))]
-        for batch in batches_by_length([len(ids) for ids in token_ids], BATCH_TOKENS[self.device.type]):
-            vectors = self._forward([token_ids[position] for position in batch])
-            yield list(zip(batch, vectors, strict=True))
+        most_tokens = BATCH_TOKENS[self.device.type]
+        characters = _WINDOW_BATCHES * _CHARACTERS_A_TOKEN * most_tokens
+        windows = windows_by_length([len(text) for text in texts], characters)
+        for window, tokenized in one_ahead(lambda window: (window, self._tokens_of(texts, window)), windows):
+            for batch in batches_by_length([len(one.ids) for one in tokenized], most_tokens):
+                vectors = halving(self._model.vectors, [tokenized[one] for one in batch])
+                if pool_factor > 1:
+                    vectors = pool_batch(vectors, pool_factor, protected=self._protected)
+                yield list(zip([window[one] for one in batch], vectors, strict=True))
 
     def encode_query(self, text: str) -> NDArray[np.float32]:
         """The token vectors of a query: float32 [Q, D]."""
-        ((_, vectors),) = next(self.encode([text]))
+        (vectors,) = self._model.vectors(self._queries.tokenize([text]))
         return vectors
 
-    @torch.inference_mode()
-    def _forward(self, token_ids: list[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        lengths = [len(ids) for ids in token_ids]
-        padded = torch.zeros((len(token_ids), max(lengths)), dtype=torch.long)
-        mask = torch.zeros_like(padded)
-        for row, ids in enumerate(token_ids):
-            padded[row, : len(ids)] = torch.from_numpy(ids)
-            mask[row, : len(ids)] = 1
-        states = self._model(input_ids=padded.to(self.device), attention_mask=mask.to(self.device)).last_hidden_state
-        vectors = torch.nn.functional.normalize(states, dim=-1).cpu().numpy()
-        return [vectors[row, : len(ids)][self._kept(ids)] for row, ids in enumerate(token_ids)]
+    def _tokens_of(self, texts: Sequence[str], window: list[int]) -> list[TokenizedText]:
+        return self._documents.tokenize([texts[position] for position in window])
 
-    def _kept(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which tokens of a text are kept: bool [tokens]. A text of nothing but dropped tokens keeps them all."""
-        kept = ~np.isin(ids, self._dropped)
-        return kept if kept.any() else np.ones(len(ids), bool)
+
+def load_encoder(name: str) -> Encoder:
+    """The encoder of that name, loaded once in a process as long as its files stay the same."""
+    return _load(open_checkpoint(name))
+
+
+def load_encoder_of(index: EncoderRecord, name: str | None) -> Encoder:
+    """The encoder of that name; where none is given, the one that an index was written with."""
+    if name is not None:
+        return load_encoder(name)
+    try:
+        return load_encoder(index.name)
+    except InputError as error:
+        raise InputError(
+            f"{error} The index was written with {index.name!r}, fingerprint {index.fingerprint[:16]}: "
+            "name the place where that encoder is now with --encoder."
+        ) from error
 
 
 @lru_cache(maxsize=2)
-def load_encoder(name: str) -> Encoder:
-    """The encoder of that name, loaded once in a process."""
-    return Encoder(open_checkpoint(name))
-
-
-def batches_by_length(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
-    """Positions in batches of neighbouring lengths whose padded size stays within `most_tokens` (one text at least)."""
-    batch: list[int] = []
-    for position in sorted(range(len(lengths)), key=lambda one: (lengths[one], one)):
-        if batch and (len(batch) + 1) * lengths[position] > most_tokens:
-            yield batch
-            batch = []
-        batch.append(position)
-    if batch:
-        yield batch
-
-
-def _load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(checkpoint.folder / TOKENIZER))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _dropped_ids(tokenizer: Tokenizer) -> set[int]:
-    markers = set(tokenizer.encode("").ids)
-    punctuation = {tokenizer.token_to_id(symbol) for symbol in string.punctuation}
-    return markers | {token for token in punctuation if token is not None}
+def _load(checkpoint: Checkpoint) -> Encoder:
+    return Encoder(checkpoint)

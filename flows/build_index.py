@@ -9,7 +9,7 @@ from prefect import flow, unmapped
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from encoding.checkpoint import Checkpoint, open_checkpoint
+from encoding.checkpoint import EMBEDDED, Checkpoint, open_checkpoint
 from flows.parameters import AddParameters, BuildParameters
 from flows.summary import Stopwatch, Summary
 from index_format import keys
@@ -46,7 +46,7 @@ def add_documents(parameters: AddParameters) -> Summary:
 
 
 def _index_documents(index: Index, base: Manifest | None, parameters: BuildParameters) -> Summary:
-    checkpoint = open_checkpoint(parameters.encoder)
+    checkpoint = open_checkpoint(parameters.encoder or (base.encoder.name if base else EMBEDDED))
     if base is not None:
         refuse_other_encoder(base, _encoder_record(checkpoint), where=index.address)
     watch, run_id = Stopwatch(), keys.new_id()
@@ -86,14 +86,16 @@ def _recipe(
         raise InputError(
             f"passage_tokens: {checkpoint.name} takes {checkpoint.max_tokens} at most, got {passage_tokens}."
         )
-    chunking = ChunkingRecord(passage_tokens=passage_tokens, overlap_tokens=parameters.overlap_tokens)
+    chunking = ChunkingRecord(
+        passage_tokens=passage_tokens, overlap_tokens=parameters.overlap_tokens, pool_factor=parameters.pool_factor
+    )
     if base is not None:
         codec, chunking = base.codec, base.chunking
     else:
-        codec = calibrate_codec_task(index.address, shards[0], parameters.encoder, chunking, parameters.bits)
+        codec = calibrate_codec_task(index.address, shards[0], checkpoint.name, chunking, parameters.bits)
     return Recipe(
         address=index.address,
-        encoder_name=parameters.encoder,
+        encoder_name=checkpoint.name,
         encoder=_encoder_record(checkpoint),
         codec=codec,
         chunking=chunking,

@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from encoding.checkpoint import EMBEDDED
 from tasks.rows import Source
 
 
@@ -17,7 +16,11 @@ class AddParameters(BaseModel):
 
     source: Source = Field(description="Where the documents are")
     index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
-    encoder: str = Field(default=EMBEDDED, description="'embedded', or a folder with a model")
+    encoder: str | None = Field(
+        default=None,
+        description="'embedded', a folder, s3://, or owner/name on the Hugging Face hub; "
+        "by default the one that the index was begun with, and 'embedded' for a new one",
+    )
 
 
 class BuildParameters(AddParameters):
@@ -28,6 +31,7 @@ class BuildParameters(AddParameters):
         default=None, ge=32, description="Most tokens of a passage; by default as many as the encoder takes"
     )
     overlap_tokens: int = Field(default=0, ge=0, description="Tokens that neighbouring passages share")
+    pool_factor: int = Field(default=1, ge=1, description="Tokens of a passage that share a vector, about")
     source_fingerprint: str | None = Field(
         default=None, description="Kept in the version, to tell whether it is current"
     )

@@ -44,10 +44,11 @@ class CodecRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChunkingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How documents are cut into passages; fixed for the life of the index."""
+    """How documents are cut into passages, and their tokens pooled; fixed for the life of the index."""
 
     passage_tokens: int
     overlap_tokens: int
+    pool_factor: int = 1
 
 
 class CodebookRecord(msgspec.Struct, frozen=True, kw_only=True):

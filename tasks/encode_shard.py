@@ -46,7 +46,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     def work_key(self, shard: Shard) -> str:
         """The name of the result of encoding `shard` this way."""
         parts = [shard.content, self.encoder.fingerprint, self.codec.file.sha256, self.codec.bits]
-        parts += [self.chunking.passage_tokens, self.chunking.overlap_tokens]
+        parts += [self.chunking.passage_tokens, self.chunking.overlap_tokens, self.chunking.pool_factor]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -56,7 +56,8 @@ def calibrate_codec(address: str, shard: Shard, encoder_name: str, chunking: Chu
     table = _read_shard(index, shard)
     chosen = np.unique(np.linspace(0, table.num_rows - 1, _CALIBRATION_DOCUMENTS).astype(int))
     _, passages = _chunk(table.take(chosen), encoder, chunking)
-    sample = _encode_all(encoder, [passage.encoded_text for passage in passages])
+    batches = encoder.encode([passage.encoded_text for passage in passages], chunking.pool_factor)
+    sample = [vectors for batch in batches for _, vectors in batch]
     codec = Codec(mean=np.concatenate(sample).mean(axis=0).astype(np.float32), bits=bits)
     file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
     return CodecRecord(bits=bits, file=file)
@@ -111,7 +112,7 @@ def _content(table: pa.Table, encoder: Encoder, codec: Codec, chunking: Chunking
     rows, passages = _chunk(table, encoder, chunking)
     codes: list[NDArray[np.uint8] | None] = [None] * len(passages)
     scales: list[NDArray[np.float16] | None] = [None] * len(passages)
-    for batch in encoder.encode([passage.encoded_text for passage in passages]):
+    for batch in encoder.encode([passage.encoded_text for passage in passages], chunking.pool_factor):
         # Compressed batch by batch: float vectors of a whole shard would be eight times its codes.
         for position, vectors in batch:
             codes[position], scales[position] = codec.compress(vectors)
@@ -135,7 +136,12 @@ def _content(table: pa.Table, encoder: Encoder, codec: Codec, chunking: Chunking
 
 def _chunk(table: pa.Table, encoder: Encoder, chunking: ChunkingRecord) -> tuple[NDArray[np.uint32], list[Passage]]:
     """The passages of all documents in order, and the row of each one's document."""
-    chunker = Chunker(encoder.tokenizer, passage_tokens=chunking.passage_tokens, overlap_tokens=chunking.overlap_tokens)
+    chunker = Chunker(
+        encoder.tokenizer,
+        passage_tokens=chunking.passage_tokens,
+        overlap_tokens=chunking.overlap_tokens,
+        markers=encoder.document_markers,
+    )
     rows: list[int] = []
     passages: list[Passage] = []
     for row, (title, text) in enumerate(zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)):
@@ -143,10 +149,6 @@ def _chunk(table: pa.Table, encoder: Encoder, chunking: ChunkingRecord) -> tuple
         rows += [row] * len(own)
         passages += own
     return np.array(rows, np.uint32), passages
-
-
-def _encode_all(encoder: Encoder, texts: list[str]) -> list[NDArray[np.float32]]:
-    return [vectors for batch in encoder.encode(texts) for _, vectors in batch]
 
 
 def _read_shard(index: Index, shard: Shard) -> pa.Table:

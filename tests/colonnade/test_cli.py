@@ -115,7 +115,7 @@ def test_ids_to_delete_come_from_a_file_too(run: Run, source: Path, tmp_path: Pa
         (["build", "nowhere.csv", "new"], 3, "nowhere.csv: there is no such file or folder."),
         (["build", "animals.csv", "new", "--bits", "5"], 3, "bits: Input should be 1, 2, 4 or 8, got 5."),
         (["build", "animals.csv", "new", "--id-column", "key"], 3, "there is no column 'key' for the document's id"),
-        (["build", "animals.csv", "new", "--encoder", "gone"], 3, "'gone' is neither 'embedded' nor a folder"),
+        (["build", "animals.csv", "new", "--encoder", "gone"], 3, "'gone' was not found"),
         (["build", "animals.csv", "animals.csv"], 3, "is a file: an index lives in a directory"),
         (["build", "animals.csv", "ftp://there/index"], 3, "an index lives in a directory or at s3://"),
         (["add", "animals.csv", "nothing"], 4, "There is no index at"),

@@ -22,8 +22,36 @@ SENTENCES = [
 ]
 EVERY_SCRIPT = "ab Z09 .,!?\n\t\r\x00\x1f\u00a0\u2028\u200b\ufeffé\u0301ßЖعא中文字ไทยहि한😀👩\u200d👩\u200d👧🇨🇭"
 
+LONG = 20 * LIMIT  # characters: the chunker sees no more at once
+SCRIPTS = [
+    "a",
+    "Ж",
+    "ع",
+    "א",
+    "अ",
+    "ไ",
+    "中",
+    "あ",
+    "한",
+    "ა",
+    "አ",
+    "😀",
+    "\u0301",
+    "👩\u200d",
+    " ",
+    "\n",
+    ".",
+    "。",
+    "-",
+    "7",
+]
+
 any_text = st.one_of(
     st.text(max_size=300),
+    # One script for longer than a window, with and without ends of sentences in it.
+    st.lists(st.tuples(st.sampled_from(SCRIPTS), st.integers(1, LONG)), max_size=5).map(
+        lambda runs: "".join(character * times for character, times in runs)
+    ),
     st.text(alphabet=EVERY_SCRIPT, max_size=400),
     st.builds(
         lambda character, times: character * times, st.characters(exclude_categories=["Cs"]), st.integers(1, 400)
@@ -106,6 +134,24 @@ def test_a_sentence_longer_than_the_model_is_cut_between_words(chunker: Chunker)
     pieces = _cut(text, chunker.passages(text))
     assert len(pieces) > 1
     assert [word for piece in pieces for word in piece.split()] == text.split()
+
+
+def test_windows_do_not_show(chunker: Chunker) -> None:
+    """A document of many windows is cut where its sentences end, as if it were seen whole."""
+    text = " ".join(SENTENCES * 20)
+    assert len(text) > 10 * LONG
+    pieces = [piece.strip() for piece in _cut(text, chunker.passages(text))]
+    assert all(piece.startswith("The ") and piece.endswith("came.") for piece in pieces)
+    assert len({piece.count("came.") for piece in pieces}) == 1
+
+
+def test_what_the_encoder_adds_is_left_room_for(tokenizer: Tokenizer) -> None:
+    """Markers beyond the usual two, and a prompt, make passages shorter."""
+    text = " ".join(SENTENCES)
+    passages = Chunker(tokenizer, passage_tokens=LIMIT, markers=10).passages(text)
+    assert all(_tokens(tokenizer, passage.encoded_text) <= LIMIT - 10 for passage in passages)
+    with pytest.raises(InputError, match="leave 12 for text, the encoder adds 20"):
+        Chunker(tokenizer, passage_tokens=LIMIT, markers=20)
 
 
 def test_spans_count_code_points(chunker: Chunker) -> None:

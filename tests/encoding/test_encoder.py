@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import string
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
-from encoding.encoder import BATCH_TOKENS, Encoder, batches_by_length
+from encoding.encoder import BATCH_TOKENS, Encoder
 
 DIM = 384
 TEXTS = [
@@ -138,25 +135,6 @@ def test_the_record_of_an_encoder_is_that_of_its_checkpoint(encoder: Encoder) ->
     """Name, fingerprint and dimensions are what an index keeps."""
     record, checkpoint = encoder.record, encoder.checkpoint
     assert (record.name, record.fingerprint, record.dim) == (checkpoint.name, checkpoint.fingerprint, DIM)
-
-
-@given(lengths=st.lists(st.integers(1, 300), max_size=60), most_tokens=st.integers(1, 1000))
-def test_batches_hold_every_position_once_and_stay_within_bounds(lengths: list[int], most_tokens: int) -> None:
-    """Padded to its longest text, a batch has no more than the limit, unless it is a single text."""
-    batches = list(batches_by_length(lengths, most_tokens))
-    assert sorted(position for batch in batches for position in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[position] for position in batch) <= most_tokens
-
-
-@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60), most_tokens=st.integers(1, 1000))
-def test_no_batch_could_have_taken_the_next_text(lengths: list[int], most_tokens: int) -> None:
-    """Batches are as full as the limit allows, in the order of length, and of position for equal lengths."""
-    batches = list(batches_by_length(lengths, most_tokens))
-    flat = [position for batch in batches for position in batch]
-    assert flat == sorted(flat, key=lambda position: (lengths[position], position))
-    for batch, following in itertools.pairwise(batches):
-        assert (len(batch) + 1) * lengths[following[0]] > most_tokens
 
 
 def test_a_batch_fits_at_least_some_passages_of_full_length(encoder: Encoder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from encoding.checkpoint import EMBEDDED
-from encoding.encoder import load_encoder
+from encoding.encoder import load_encoder, load_encoder_of
 from flows.build_index import add_documents, build_index
 from flows.delete_documents import delete_documents
 from flows.parameters import AddParameters, BuildParameters, DeleteParameters
@@ -191,6 +192,36 @@ def test_other_bits_answer_too(write, tmp_path: Path, bits: int) -> None:
     """Codes of 2 and 8 bits make smaller and larger files, and the same first answer."""
     build(write(BEES, CATS, DOGS), tmp_path / "index", bits=bits)
     assert ask(tmp_path / "index", "Which animal barks?")[0].document_id == "dogs"
+
+
+def test_pooled_passages_hold_fewer_vectors_and_additions_are_pooled_alike(write, tmp_path: Path) -> None:
+    """The factor is kept in the index, so that nobody has to remember it."""
+    for factor in (1, 3):
+        build(write(BEES), tmp_path / f"{factor}", pool_factor=factor)
+        add(write(DOGS), tmp_path / f"{factor}")
+    whole, pooled = (Index.at(tmp_path / name).current() for name in ("1", "3"))
+    assert pooled.chunking.pool_factor == 3
+    for many, few in zip(whole.segments, pooled.segments, strict=True):
+        assert few.tokens == many.tokens // 3
+    assert ask(tmp_path / "3", "Which animal barks?")[0].document_id == "dogs"
+
+
+def test_an_index_is_searched_with_the_encoder_that_it_records(write, tmp_path: Path) -> None:
+    """Adding takes the index's encoder too, and where it is gone the error says what was wanted."""
+    folder = tmp_path / "model"
+    shutil.copytree(Path(__file__).parents[1] / "parity" / "golden" / "colbert-bert", folder)
+    index = tmp_path / "index"
+    build(write(BEES, CATS), index, encoder=str(folder))
+    add(write(DOGS), index)
+    record = Index.at(index).current().encoder
+    assert (record.name, record.dim) == (str(folder), 16)
+    query = load_encoder_of(record, None).encode_query(DOGS["text"])
+    assert {hit.document_id for hit in search(open_snapshot(Index.at(index)), query, 10)} == {"bees", "cats", "dogs"}
+
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=rf"'{folder}' was not found.*written with .*with --encoder"):
+        load_encoder_of(record, None)
+    assert load_encoder_of(record, str(tmp_path / "moved")).record.fingerprint == record.fingerprint
 
 
 def test_a_run_that_is_stopped_is_continued_from_its_finished_shards(write, tmp_path: Path, monkeypatch) -> None:

@@ -195,7 +195,16 @@ def all_keys(document: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str 
     return below + [(*path, step) for step, _ in steps] if isinstance(document, dict) else below
 
 
-OPTIONAL = {"added", "changed", "deleted", "rejected", "rejected_file", "source_fingerprint", "deletions"}
+OPTIONAL = {
+    "added",
+    "changed",
+    "deleted",
+    "rejected",
+    "rejected_file",
+    "source_fingerprint",
+    "deletions",
+    "pool_factor",
+}
 REQUIRED = [path for path in all_keys(as_json()) if path[-1] not in OPTIONAL]
 
 

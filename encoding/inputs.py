@@ -1,0 +1,119 @@
+"""Texts to the tokens that a model reads, as the checkpoint's layout has them for queries or for documents.
+
+Text that is not quite text has a result, too: a lone surrogate, which no tokenizer takes, is read as U+FFFD;
+control characters are the tokenizer's business, which drops most; a text longer than the model takes is cut
+at its last token; and a text without tokens is read as its markers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, normalizers
+
+from encoding.layouts.files import TOKENIZER
+from encoding.layouts.layout import Layout, Side, Skip
+from index_format.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """ids: int64 [tokens]; the model attends to the first `attended`. kept: bool [tokens], whose vectors stay."""
+
+    ids: NDArray[np.int64]
+    attended: int
+    kept: NDArray[np.bool_]
+
+
+class SideTokenizer:
+    """Makes `TokenizedText`s of one side. Safe to use from several threads."""
+
+    def __init__(self, layout: Layout, side: Side) -> None:
+        self._side = side
+        self._tokenizer = load_tokenizer(layout)
+        markers = self._tokenizer.encode("").ids
+        self.room = side.length - len(markers) - (side.marker is not None) - len(self._plain_ids(side.prompt))
+        self._marker = None if side.marker is None else self._id(layout, side.marker)
+        self._filling = None if side.expansion is None else self._id(layout, side.expansion.token)
+        dropped = _skipped(self._tokenizer, side.skip) | (set() if layout.keep_markers else set(markers))
+        self._dropped = np.array(sorted(dropped), np.int64)
+        self._tokenizer.enable_truncation(side.length - (side.marker is not None))
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
+        """The tokens of each text."""
+        return [self._tokenized(one.ids) for one in self._tokenizer.encode_batch_fast(list(map(self._read, texts)))]
+
+    def _read(self, text: str) -> str:
+        text = self._side.prompt + text
+        return well_formed(text.strip() if self._side.strip else text)
+
+    def _tokenized(self, ids: list[int]) -> TokenizedText:
+        ids = ids or [0]  # a tokenizer without markers makes nothing of an empty text
+        if self._marker is not None:
+            ids = [*ids[:1], self._marker, *ids[1:]]
+        attended, expansion = len(ids), self._side.expansion
+        if expansion is not None and self._filling is not None and attended < expansion.length:
+            ids = ids + [self._filling] * (expansion.length - attended)
+            attended = len(ids) if expansion.attend else attended
+        array = np.array(ids, np.int64)
+        kept = ~np.isin(array, self._dropped)
+        # A text of nothing but dropped tokens keeps them all: something must stand for it.
+        return TokenizedText(array, attended, kept if kept.any() else np.ones(len(array), bool))
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _id(self, layout: Layout, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        if found is None and layout.kind == "ColBERT":
+            found = _unknown_id(self._tokenizer)  # as ColBERT itself does, in training and after
+        if found is None:
+            raise InputError(
+                f"encoder: {layout.backbone / TOKENIZER} lacks the token {token!r}, which queries or "
+                "documents are marked with. Use the tokenizer that was saved with the model."
+            )
+        return found
+
+
+def load_tokenizer(layout: Layout) -> Tokenizer:
+    """The tokenizer of a checkpoint, without padding and truncation. Raises InputError when it cannot be read."""
+    path = layout.backbone / TOKENIZER
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises Exception itself
+        raise InputError(f"encoder: {path} is not a tokenizer ({error}).") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if layout.lowercase:
+        own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    return tokenizer
+
+
+def well_formed(text: str) -> str:
+    """The text with each lone surrogate replaced by U+FFFD, one for one, so that places stay."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
+    return text
+
+
+def _skipped(tokenizer: Tokenizer, skip: Skip) -> set[int]:
+    if skip.rule == "first token":
+        encoded = (tokenizer.encode(word, add_special_tokens=False).ids for word in skip.words)
+        return {ids[0] for ids in encoded if ids}
+    unknown = _unknown_id(tokenizer) if skip.rule == "token or unknown" else None
+    found = {tokenizer.token_to_id(word) for word in skip.words}
+    return {one for one in (unknown if token is None else token for token in found) if one is not None}
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    spelled = getattr(tokenizer.model, "unk_token", None)
+    candidates = [spelled, "[UNK]", "<unk>"]
+    return next(
+        (tokenizer.token_to_id(one) for one in candidates if one and tokenizer.token_to_id(one) is not None), None
+    )

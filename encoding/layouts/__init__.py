@@ -1,0 +1,27 @@
+"""Which layout a folder has, seen from its files, and what that layout says. Each layout is one file here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from encoding.layouts import colbert, multi_vector, plain, pylate
+from encoding.layouts.files import CONFIG, MODEL_SETTINGS, MODULES, read_modules, read_optional_json
+from encoding.layouts.layout import Layout
+from index_format.errors import InputError
+
+
+def read_layout(folder: Path) -> Layout:
+    """The layout of a checkpoint's folder. Raises InputError that says what is missing."""
+    modules = read_modules(folder) if (folder / MODULES).is_file() else []
+    kinds = [kind for kind, _ in modules]
+    settings = read_optional_json(folder / MODEL_SETTINGS)
+    if settings.get("model_type") == "MultiVectorEncoder" or "MultiVectorMask" in kinds:
+        return multi_vector.read(folder, modules, settings)
+    if settings.get("model_type") == "ColBERT" or pylate.SETTINGS & set(settings):
+        return pylate.read(folder, modules, settings)
+    config = read_optional_json(folder / CONFIG)
+    if "HF_ColBERT" in (config.get("architectures") or []):
+        return colbert.read(folder, config)
+    if (folder / "adapter_config.json").is_file() and not config:
+        raise InputError(f"encoder: {folder} holds an adapter only. Merge it into its base model and save that.")
+    return plain.read(folder, modules, settings)

@@ -1,0 +1,122 @@
+"""A transformer and the projections over it: tokenised texts in, one unit vector for each kept token out.
+
+float32 on a CPU, where results are compared with the peers' to 1e-4. bfloat16 on a GPU: its error lies between
+those of 8 and of 4 bits a dimension (docs/decisions/0006). Projection and norm are float32 on both.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from transformers import AutoModel
+from transformers.utils import logging as transformers_logging
+
+from encoding.cpu_linear import use_packed_linears
+from encoding.inputs import TokenizedText
+from encoding.layouts.files import first_line, tensor, weight_files
+from encoding.layouts.layout import Layout, Projection
+from index_format.errors import InputError
+
+_UNUSED = ("pooler.", "cls.", "lm_head.")  # parts of a transformer that no token vector depends on
+
+
+class TokenModel:
+    """One loaded model on one device. Safe to use from several threads."""
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.device = device
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self._transformer = _load_transformer(layout, dtype).to(device)
+        self._projections = torch.nn.Sequential(*map(_load_projection, layout.projections)).eval().to(device)
+        if device.type == "cpu":
+            use_packed_linears(self._transformer)
+
+    @torch.inference_mode()
+    def vectors(self, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
+        """The kept token vectors of each text, float32 [tokens, D], from one pass over all of them."""
+        ids, attended, kept = _padded(texts)
+        # Without a mask attention takes its quickest road, and texts of one length need none.
+        mask = None if attended.all() else attended.long().to(self.device)
+        states = self._transformer(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
+        projected = self._projections(states[kept.to(self.device)].float())
+        vectors = torch.nn.functional.normalize(projected, dim=-1).cpu().numpy()
+        ends = np.cumsum([int(one.kept.sum()) for one in texts])
+        return np.split(vectors, ends[:-1])
+
+
+def _padded(texts: Sequence[TokenizedText]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids int64, and which of them are attended to and kept, bool: all [texts, longest]."""
+    shape = (len(texts), max(len(one.ids) for one in texts))
+    ids, attended, kept = np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, bool)
+    for row, one in enumerate(texts):
+        ids[row, : len(one.ids)] = one.ids
+        attended[row, : one.attended] = True
+        kept[row, : len(one.ids)] = one.kept
+    return torch.from_numpy(ids), torch.from_numpy(attended), torch.from_numpy(kept)
+
+
+def _load_transformer(layout: Layout, dtype: torch.dtype) -> torch.nn.Module:
+    folder = layout.backbone
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what of the files was not used is no news: heads, mostly
+    try:
+        model, loaded = AutoModel.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=weight_files(folder)[0].suffix == ".safetensors",
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"encoder: {folder} cannot be loaded ({first_line(error)}). Colonnade runs no code that "
+            "comes with a model; the architecture must be one that transformers has."
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    missing = sorted(name for name in loaded["missing_keys"] if not name.startswith(_UNUSED))
+    if missing:
+        raise InputError(f"encoder: the weights in {folder} lack {', '.join(missing[:3])} ({len(missing)} in all).")
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # its one vector for each text would be computed for nothing
+    return model.eval()  # type: ignore[no-any-return]
+
+
+class _Projection(torch.nn.Module):
+    """activation(linear(x)), and x itself added, projected or not, where the checkpoint has it so."""
+
+    def __init__(self, linear: torch.nn.Module, activation: torch.nn.Module, residual: torch.nn.Module | None) -> None:
+        super().__init__()
+        self.linear, self.activation, self.residual = linear, activation, residual
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self.activation(self.linear(states))
+        return projected if self.residual is None else projected + self.residual(states)
+
+
+def _load_projection(projection: Projection) -> torch.nn.Module:
+    folder = projection.folder
+    weight, bias = (tensor(folder, name) for name in (projection.tensor, "linear.bias"))
+    activation = getattr(torch.nn, projection.activation, None)
+    if weight is None or not (isinstance(activation, type) and issubclass(activation, torch.nn.Module)):
+        raise InputError(f"encoder: {folder} lacks {projection.tensor}, or torch.nn lacks {projection.activation!r}.")
+    residual: torch.nn.Module | None = None
+    if projection.residual:
+        across = tensor(folder, "residual.weight")
+        residual = torch.nn.Identity() if across is None else _linear(across, None)
+    return _Projection(_linear(weight, bias), activation(), residual)
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Linear:
+    rows, columns = weight.shape
+    made = torch.nn.Linear(columns, rows, bias=bias is not None, dtype=torch.float32)
+    made.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+    if bias is not None:
+        made.bias = torch.nn.Parameter(bias.float(), requires_grad=False)
+    return made

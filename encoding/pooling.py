@@ -1,0 +1,44 @@
+"""Fewer vectors for a passage: tokens that say nearly the same are replaced by their mean.
+
+Hierarchical clustering by Ward's criterion on the cosine distance, as PyLate and ColBERT have it (Clavié, Chaffin
+and Adams 2024). A mean is not made a unit vector again: the further its tokens lie apart, the less it scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
+from threadpoolctl import ThreadpoolController
+
+
+def pool_batch(batch: Sequence[NDArray[np.float32]], factor: int, *, protected: int) -> list[NDArray[np.float32]]:
+    """`pool_tokens` of each passage. Products this small are quicker on one thread than on all."""
+    with _blas().limit(limits=1, user_api="blas"):
+        return [pool_tokens(vectors, factor, protected=protected) for vectors in batch]
+
+
+def pool_tokens(vectors: NDArray[np.float32], factor: int, *, protected: int) -> NDArray[np.float32]:
+    """Token vectors float32 [T, D] to about T / factor of them; the first `protected` stay as they are, in front."""
+    free = vectors[protected:]
+    wanted = max(len(free) // factor, 1)
+    if wanted >= len(free):
+        return vectors
+    distances = 1 - free @ free.T
+    condensed = squareform(distances, checks=False)
+    labels = hierarchy.fcluster(hierarchy.linkage(condensed, "ward"), wanted, "maxclust")
+    order = np.argsort(labels, kind="stable")
+    # Where distances tie there may be fewer clusters than were asked for.
+    _, firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    sums = np.add.reduceat(free[order], firsts, axis=0)
+    return np.concatenate([vectors[:protected], sums / sizes[:, None].astype(np.float32)])
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The libraries that are loaded now; looking for them takes longer than pooling a passage."""
+    return ThreadpoolController()

@@ -1,0 +1,205 @@
+"""What is refused about a checkpoint's files, and what the error says; the vectors are tests/parity's matter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from encoding.checkpoint import open_checkpoint
+from encoding.encoder import Encoder
+from index_format.errors import InputError
+
+GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
+SETTINGS = "config_sentence_transformers.json"
+TEXT = "The heron circled above the harbour; honey!"
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of a golden checkpoint, by its name."""
+    copied = tmp_path / "model"
+    shutil.copytree(GOLDEN / request.param, copied, ignore=shutil.ignore_patterns("golden-*"))
+    return copied
+
+
+def _change(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _encoder(folder: Path) -> Encoder:
+    return Encoder(open_checkpoint(str(folder)), "cpu")
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+@pytest.mark.parametrize("missing", ["1_Dense/config.json", "1_Dense/model.safetensors", "config.json"])
+def test_missing_files_of_a_module_are_named(folder: Path, missing: str) -> None:
+    """The folder of the module, and the file."""
+    (folder / missing).unlink()
+    with pytest.raises(InputError, match=rf"^encoder: .* lacks {Path(missing).name}"):
+        _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+def test_a_marker_that_the_tokenizer_lacks_is_named(folder: Path) -> None:
+    """PyLate would give it a random vector, another one each time."""
+    _change(folder / SETTINGS, query_prefix="[Query] ")
+    with pytest.raises(InputError, match=r"tokenizer.json lacks the token '\[Query\] '"):
+        _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["multi-vector-bert"], indirect=True)
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ([{"idx": 0, "path": "", "type": "x.Transformer"}], "does not normalise"),
+        (
+            [
+                {"idx": 0, "path": "", "type": "x.Transformer"},
+                {"idx": 1, "path": "1_Pooling", "type": "x.HierarchicalTokenPooling"},
+            ],
+            "modules HierarchicalTokenPooling",
+        ),
+        ([{"idx": 0, "path": "", "type": "x.StaticEmbedding"}], "must begin with a Transformer"),
+        ([{"path": ""}], "must list modules"),
+        ({}, "must begin with a Transformer"),
+    ],
+)
+def test_modules_that_would_be_left_out_are_refused(folder: Path, changed: object, said: str) -> None:
+    """Other vectors without a word would be worse."""
+    (folder / "modules.json").write_text(json.dumps(changed))
+    with pytest.raises(InputError, match=said):
+        _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["multi-vector-bert"], indirect=True)
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        ("sentence_bert_config.json", {"query_expansion": {"strategy": "other", "length": 3}}, "query_expansion"),
+        ("sentence_bert_config.json", {"query_expansion": {"strategy": "fixed"}}, "'length', got None"),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 4}}}, "processing_kwargs"),
+        ("2_MultiVectorMask/config.json", {"keep_only_token_ids": [1]}, "keeps only the tokens of images"),
+        ("1_Dense/config.json", {"activation_function": "os.system"}, "expected one of torch.nn"),
+        ("1_Dense/config.json", {"activation_function": "torch.nn.functional.relu"}, "torch.nn lacks 'relu'"),
+    ],
+)
+def test_settings_that_cannot_be_kept_are_refused(
+    folder: Path, file: str, changes: dict[str, object], said: str
+) -> None:
+    """The error names the file and the setting."""
+    _change(folder / file, **changes)
+    with pytest.raises(InputError, match=said):
+        _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["colbert-bert"], indirect=True)
+def test_a_colbert_without_metadata_has_colberts_defaults(folder: Path) -> None:
+    """Old checkpoints have none: 32 tokens a query, 220 a document, as far as there are positions."""
+    (folder / "artifact.metadata").unlink()
+    layout = open_checkpoint(str(folder)).layout
+    assert (layout.query.length, layout.document.length) == (32, 64)
+    assert (layout.query.marker, layout.document.marker) == ("[unused0]", "[unused1]")
+
+
+@pytest.mark.parametrize("folder", ["colbert-bert"], indirect=True)
+def test_a_colbert_without_its_projection_is_refused(folder: Path) -> None:
+    """The name of the tensor is in the error."""
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["linear.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"lack linear\.weight"):
+        _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["colbert-bert"], indirect=True)
+def test_a_transformer_with_weights_missing_is_refused(folder: Path) -> None:
+    """transformers would fill them with random numbers and only warn."""
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["bert.encoder.layer.1.output.dense.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lack .*layer\.1\.output\.dense\.weight \(1 in all\)"):
+        _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["colbert-bert", "pylate-modernbert"], indirect=True)
+def test_weights_saved_by_torch_give_the_same_vectors(folder: Path) -> None:
+    """Old checkpoints have no safetensors; their files are read as tensors only."""
+    wanted = _encoder(folder).encode_query(TEXT)
+    for path in list(folder.rglob("model.safetensors")):
+        torch.save(load_file(path), path.with_name("pytorch_model.bin"))
+        path.unlink()
+    np.testing.assert_allclose(_encoder(folder).encode_query(TEXT), wanted, atol=1e-6)
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("this ran",)
+
+
+@pytest.mark.parametrize("folder", ["colbert-bert", "pylate-bert"], indirect=True)
+def test_code_in_pickled_weights_is_never_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither in the transformer's file nor in a projection's."""
+    for path in list(folder.rglob("model.safetensors")):
+        torch.save({"linear.weight": _Evil()}, path.with_name("pytorch_model.bin"))
+        path.unlink()
+    with pytest.raises(InputError, match=r"cannot be (read|loaded).*(holds|runs no) code"):
+        _encoder(folder)
+    assert "this ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+def test_an_architecture_with_code_of_its_own_is_refused(folder: Path) -> None:
+    """It is not run, and the error says that."""
+    (folder / "own.py").write_text("raise SystemExit('this ran')")
+    _change(folder / "config.json", model_type="own", auto_map={"AutoModel": "own.Own", "AutoConfig": "own.Own"})
+    with pytest.raises(InputError, match="runs no code"):
+        _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        (SETTINGS, {"query_length": 20}),
+        (SETTINGS, {"document_length": 20}),
+        (SETTINGS, {"query_prefix": ""}),
+        (SETTINGS, {"skiplist_words": ["."]}),
+        (SETTINGS, {"do_query_expansion": False}),
+        (SETTINGS, {"attend_to_expansion_tokens": True}),
+        ("1_Dense/config.json", {"use_residual": True}),
+        ("sentence_bert_config.json", {"do_lower_case": True}),
+    ],
+)
+def test_every_setting_is_in_the_fingerprint(folder: Path, file: str, changes: dict[str, object]) -> None:
+    """Those of queries too: a server with others would ask for what the index was not made for."""
+    before = open_checkpoint(str(folder)).fingerprint
+    _change(folder / file, **changes)
+    assert open_checkpoint(str(folder)).fingerprint != before
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+def test_the_weights_of_the_projection_are_in_the_fingerprint(folder: Path) -> None:
+    """Beside those of the transformer."""
+    before = open_checkpoint(str(folder)).fingerprint
+    weights = folder / "1_Dense" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, weights)
+    assert open_checkpoint(str(folder)).fingerprint != before
+
+
+@pytest.mark.parametrize("folder", ["multi-vector-bert"], indirect=True)
+def test_a_plain_encoder_may_have_a_projection(folder: Path) -> None:
+    """A sentence-transformers folder without a mask is plain; its Dense module then works on tokens."""
+    (folder / SETTINGS).unlink()
+    (folder / "sentence_bert_config.json").write_text("{}")
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+    encoder = _encoder(folder)
+    assert (encoder.checkpoint.layout.kind, encoder.checkpoint.dim) == ("plain", 16)
+    assert encoder.encode_query("honey, harbour").shape == (2, 16)

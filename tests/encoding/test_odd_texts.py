@@ -1,0 +1,75 @@
+"""Texts that are hardly texts: each has one result, and none costs the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from encoding.chunking import Chunker
+from encoding.encoder import Encoder
+
+ODD = {
+    "empty": "",
+    "one character": "a",
+    "white space": " \n\t\u3000 ",
+    "control characters": "".join(map(chr, range(32))) + "\x7f\x80\x9f",
+    "nothing but NUL": "\x00" * 50,
+    "a lone surrogate": "honey \ud800 harbour",
+    "a surrogate alone": "\udfff",
+    "surrogates the wrong way round": "\udc00\ud800",
+    "not characters": "\ufffe\uffff\U0010ffff",
+    "marks without a letter": "\u0301" * 30,
+    "right to left": "\u202eשלום\u202c عربي",
+    "spelled like markers": "[CLS] [SEP] [PAD] [MASK] [UNK]",
+    "longer than the model": "copper meadow " * 400,
+    "a word longer than the model": "a" * 5000,
+    "no blank in it": "漢字" * 500,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_each_has_vectors_as_a_query_and_as_a_document(encoder: Encoder, name: str) -> None:
+    """At least one, each finite and of length one."""
+    for vectors in (encoder.encode_query(ODD[name]), _encode_all(encoder, [ODD[name]])[0]):
+        assert 1 <= len(vectors) <= encoder.checkpoint.max_tokens
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_none_costs_the_others(encoder: Encoder) -> None:
+    """Encoded among them, a good text has the vectors that it has alone."""
+    good = "The heron circled above the harbour."
+    among = _encode_all(encoder, [*ODD.values(), good])
+    np.testing.assert_allclose(among[-1], _encode_all(encoder, [good])[0], atol=1e-5)
+
+
+def test_a_lone_surrogate_is_read_as_the_replacement_character(encoder: Encoder) -> None:
+    """As decoders of UTF-8 put it for what they cannot read."""
+    np.testing.assert_array_equal(encoder.encode_query("a \ud800 b"), encoder.encode_query("a \ufffd b"))
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_each_is_cut_into_passages_that_hold_all_of_it(encoder: Encoder, name: str) -> None:
+    """Every character once, in titles too; an empty text has no passage."""
+    chunker = Chunker(encoder.tokenizer, passage_tokens=64)
+    for title in (None, ODD[name]):
+        spans = [(one.start, one.end) for one in chunker.passages(ODD[name], title)]
+        assert [start for start, _ in spans] == [0, *(end for _, end in spans)][: len(spans)]
+        assert (spans[-1][1] if spans else 0) == len(ODD[name])
+
+
+@pytest.mark.parametrize(
+    ("character", "most"), [("a", 10_000_000), ("word ", 200_000), ("漢", 50_000), ("\x00", 1_000_000)]
+)
+def test_one_long_line_is_cut_in_time_that_grows_with_its_length(encoder: Encoder, character: str, most: int) -> None:
+    """10 MB of one letter are passages of a few thousand characters, not one passage, and take seconds."""
+    text = (character * (most // len(character) + 1))[:most]
+    chunker = Chunker(encoder.tokenizer, passage_tokens=256)
+    passages = chunker.passages(text)
+    assert max(one.end - one.start for one in passages) <= 20 * 256
+    assert "".join(text[one.start : one.end] for one in passages) == text
+
+
+def _encode_all(encoder: Encoder, texts: list[str]) -> list[NDArray[np.float32]]:
+    found = dict(pair for batch in encoder.encode(texts) for pair in batch)
+    return [found[position] for position in range(len(texts))]
