@@ -243,8 +243,8 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
     match error:
         case InputError():
             return str(error), 3
-        case ObjectMissing():  # a manifest names a file that is gone
-            return f"{error} Restore the file or rebuild.", 4
+        case ObjectMissing():  # collected under a slow reader or writer, or a version is damaged
+            return f"{error} Run again; if it is still missing, restore it or rebuild.", 4
         case StorageError() | CommitConflict() | CommitUnknown():
             return str(error), 5
         case ColonnadeError():

@@ -9,7 +9,7 @@ import threading
 import uuid
 from pathlib import Path
 
-from index_format.errors import IndexCorrupt, ObjectExists, storage_error
+from index_format.errors import IndexCorrupt, ObjectExists, ObjectMissing, storage_error
 from index_format.manifest import FileRef
 from index_format.store import Store
 
@@ -52,7 +52,11 @@ class FileCache:
                 if not path.is_file() or (name not in self._checked and _digest(path) != reference.sha256):
                     self._download(reference, path)
         elif name not in self._checked:
-            _refuse_difference(path.stat().st_size, _digest(path), reference, f"{self._store.address}/{reference.key}")
+            where = f"{self._store.address}/{reference.key}"
+            try:
+                _refuse_difference(path.stat().st_size, _digest(path), reference, where)
+            except FileNotFoundError:
+                raise ObjectMissing(f"{where} is gone.") from None
         self._checked.add(name)
         return path
 

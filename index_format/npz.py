@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_format.errors import IndexCorrupt
+from index_format.errors import IndexCorrupt, ObjectMissing
 
 ALIGNMENT = 64
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -67,11 +67,13 @@ def map_npz(path: Path, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[np.
     Raises IndexCorrupt when the file has other members, or a member is deflated, encrypted, misaligned,
     overlapping, of another dtype or shape, or does not fill its place exactly.
     """
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise IndexCorrupt(f"{path} is empty.") from None
+    except FileNotFoundError:
+        raise ObjectMissing(f"{path} is gone.") from None
+    except ValueError:
+        raise IndexCorrupt(f"{path} is empty.") from None
     return view_npz(memoryview(mapped), specs, str(path))
 
 

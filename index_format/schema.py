@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index_format.errors import IndexCorrupt
+from index_format.errors import IndexCorrupt, ObjectMissing
 from index_format.npz import ArraySpec
 
 ROW_GROUP = 512  # rows; a hit's text is read by row group, so small ones keep answers quick
@@ -83,6 +83,8 @@ def open_parquet(path: Path, rows: int | None = None) -> pq.ParquetFile:
     try:
         # Buffering ahead is not safe where threads share the file.
         file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+    except FileNotFoundError:
+        raise ObjectMissing(f"{path} is gone.") from None
     except (pa.ArrowException, OSError) as error:
         raise IndexCorrupt(f"{path}: not a readable Parquet file ({error}).") from error
     if rows is not None and file.metadata.num_rows != rows:

@@ -58,6 +58,9 @@ class Store(Protocol):
         ...
 
 
+_TEMPORARY = ".new-"
+
+
 class LocalStore:
     """A directory. `create` is link(2) of a synced temporary file: atomic, durable, first writer wins."""
 
@@ -75,6 +78,10 @@ class LocalStore:
             with _synced_temporary(path.parent, data) as temporary:
                 os.link(temporary, path)
             _sync_directory(path.parent)
+        except FileNotFoundError:
+            if path.parent.is_dir():
+                raise _missing(self, key) from None
+            self.create(key, data)  # `tidy` took the directory between two of these steps
         except FileExistsError:
             raise ObjectExists(f"{path} exists already; objects are never overwritten.") from None
         except OSError as error:
@@ -118,6 +125,16 @@ class LocalStore:
         if not path.is_file():
             raise _missing(self, key)
         return path
+
+    def tidy(self, before: float) -> None:
+        """Remove what crashes left: temporary files and empty directories unchanged since `before` (seconds)."""
+        for directory, _, names in os.walk(self.root, topdown=False):
+            for path in [Path(directory, name) for name in names if name.startswith(_TEMPORARY)]:
+                if _changed_at(path) < before:
+                    path.unlink(missing_ok=True)
+            if _changed_at(Path(directory)) < before:
+                with contextlib.suppress(OSError):  # not empty
+                    Path(directory).rmdir()
 
     def _path(self, key: str) -> Path:
         if key.startswith("/") or ".." in key.split("/"):
@@ -178,13 +195,21 @@ def open_store(address: str | os.PathLike[str]) -> Store:
     return LocalStore(text)
 
 
+def _changed_at(path: Path) -> float:
+    """When a file or directory last changed; never, where it is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
 def _missing(store: Store, key: str) -> ObjectMissing:
     return ObjectMissing(f"{store.address} has no object {key}.")
 
 
 @contextlib.contextmanager
 def _synced_temporary(directory: Path, data: bytes) -> Iterator[Path]:
-    name = directory / f".new-{uuid.uuid4().hex}"
+    name = directory / f"{_TEMPORARY}{uuid.uuid4().hex}"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -193,7 +218,7 @@ def _synced_temporary(directory: Path, data: bytes) -> Iterator[Path]:
             os.fsync(file.fileno())
         yield name
     finally:
-        name.unlink()
+        name.unlink(missing_ok=True)
 
 
 def _make_directories(directory: Path) -> None:

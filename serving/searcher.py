@@ -11,6 +11,7 @@ from encoding.encoder import Encoder
 from index_format.change import refuse_other_encoder
 from index_format.errors import ColonnadeError, ObjectMissing, StorageError
 from index_format.index import Index
+from index_format.manifest import Manifest
 from serving.scoring import use_one_thread_a_query
 from serving.search import Hit, search
 from serving.snapshot import Snapshot, open_snapshot
@@ -82,9 +83,11 @@ class Searcher:
         return True
 
     def _open(self, previous: Snapshot | None) -> Snapshot:
-        manifest = self._index.current()
-        refuse_other_encoder(manifest, self._encoder.record, where=self._index.address)
-        snapshot = open_snapshot(self._index, manifest, previous)
+        def opener(manifest: Manifest) -> Snapshot:
+            refuse_other_encoder(manifest, self._encoder.record, where=self._index.address)
+            return open_snapshot(self._index, manifest, previous)
+
+        snapshot = self._index.open_current(opener)
         search(snapshot, self._encoder.encode_query(_WARM_QUERY), 1)
         return snapshot
 
