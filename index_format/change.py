@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 
 from index_format import keys
-from index_format.commit import Change, refuse_collectable
-from index_format.errors import CodebookChanged, CommitConflict, EncoderMismatch, IndexNotFound
+from index_format.commit import refuse_collectable
+from index_format.errors import CodebookChanged, CommitConflict, EncoderMismatch
 from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import (
@@ -86,28 +86,29 @@ def add_segments(index: Index, base: Manifest | None, addition: Addition, origin
     """
     if base is not None:
         refuse_mismatch(index, base, addition)
-    known = {segment.id for segment in base.segments} if base else set()
+    old = base.segments if base else []
+    known = {segment.id for segment in old}
     fresh = [segment for segment in addition.segments if segment.id not in known]
     if base is not None:
         # Before they are read: the collector may have taken them already.
         refuse_collectable(index.store, base, (file.key for segment in fresh for file in segment.files()))
-    kept = [*(base.segments if base else []), *fresh]
+    kept = [*old, *fresh]
     codec = read_codec(index.files, addition.codec, addition.encoder.dim)
     readers = {record.id: SegmentReader(index.files, record, codec) for record in kept}
-    live = live_documents(readers[segment_id] for segment_id in known)
+    live = live_documents(readers[segment.id] for segment in old)
     hidden: dict[str, list[int]] = {}
     added = changed = 0
     for segment in fresh:
         for document_id, place in live_documents([readers[segment.id]]).items():
-            old = live.get(document_id)
-            if old is not None and old.content_hash == place.content_hash:
+            before = live.get(document_id)
+            if before is not None and before.content_hash == place.content_hash:
                 hidden.setdefault(segment.id, []).append(place.row)
                 continue
-            if old is not None:
-                hidden.setdefault(old.segment_id, []).append(old.row)
+            if before is not None:
+                hidden.setdefault(before.segment_id, []).append(before.row)
             live[document_id] = place
-            changed += old is not None
-            added += old is None
+            changed += before is not None
+            added += before is None
     if base is not None and not added and not changed:
         return None
     segments = [hide_rows(index, readers[record.id], hidden.get(record.id, [])) for record in kept]
@@ -142,17 +143,15 @@ def delete_matching(
     return delete_documents(index, base, found, origin)
 
 
-def replace_codebook(index: Index, replaced: str, codebook: CodebookRecord, origin: Origin) -> Change:
-    """The change that gives the index another codebook in place of `replaced`, and every segment its centroid ids.
+def replace_codebook(index: Index, replaced: str, codebook: CodebookRecord, origin: Origin) -> Manifest:
+    """Give the index another codebook in place of `replaced`, and every segment its centroid ids, by one commit.
 
-    Segments that came while others were done are done too. Raises CommitConflict when the codebook is no longer
+    Segments that came while others were done are done too. Raises CodebookChanged when the codebook is no longer
     `replaced`, so of two that were trained at once, or long ago, one wins.
     """
     written: dict[str, FileRef] = {}
 
-    def change(base: Manifest | None) -> Manifest:
-        if base is None:
-            raise IndexNotFound(f"There is no index at {index.address}.")
+    def change(base: Manifest) -> Manifest:
         refuse_other_codebook(index, base, replaced)
         refuse_collectable(index.store, base, [codebook.file.key])
         codec, book = index.codec(base), read_codebook(index.files, codebook, base.encoder.dim)
@@ -162,7 +161,9 @@ def replace_codebook(index: Index, replaced: str, codebook: CodebookRecord, orig
         segments = [msgspec.structs.replace(one, centroids_file=written[one.id]) for one in base.segments]
         return next_version(base, commit_record(origin), segments, codebook=codebook)
 
-    return change
+    published = index.change(change)
+    assert published is not None
+    return published
 
 
 def refuse_other_codebook(index: Index, base: Manifest, codebook_id: str) -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from index_format import keys, schema
 from index_format.change import Origin, commit_record, hide_rows, next_version
 from index_format.codebook import exclusive_sum
-from index_format.commit import commit, refuse_collectable, was_replaced
-from index_format.errors import CommitConflict, IndexNotFound, ObjectMissing
+from index_format.commit import refuse_collectable, was_replaced
+from index_format.errors import CommitConflict, ObjectMissing
 from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import Manifest, SegmentRecord
@@ -142,12 +142,7 @@ def merge_segments(index: Index, base: Manifest, group: Sequence[SegmentRecord])
 def publish_compaction(index: Index, done: Compaction) -> Manifest:
     """Put a new segment in the place of those that it was made of. Raises CommitConflict when they changed."""
 
-    def change(base: Manifest | None) -> Manifest:
-        if base is None:
-            raise IndexNotFound(f"There is no index at {index.address}.")
-        return replace_segments(index, base, done)
-
-    published = commit(index.store, change)
+    published = index.change(lambda base: replace_segments(index, base, done))
     assert published is not None
     return published
 

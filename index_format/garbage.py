@@ -15,8 +15,8 @@ import msgspec
 
 from index_format import keys
 from index_format.change import Origin, commit_record, next_version
-from index_format.commit import commit, read_version
-from index_format.errors import IndexNotFound, ObjectMissing
+from index_format.commit import read_version
+from index_format.errors import ObjectMissing
 from index_format.history import Retention, versions_to_keep
 from index_format.index import Index
 from index_format.manifest import Manifest
@@ -62,14 +62,12 @@ def collect_garbage(index: Index, retention: Retention, *, now: int | None = Non
     now = now if now is not None else time.time_ns() // 1_000_000
     found = Garbage(0, 0, {})
 
-    def raise_floor(base: Manifest | None) -> Manifest | None:
+    def raise_floor(base: Manifest) -> Manifest | None:
         nonlocal found
-        if base is None:
-            raise IndexNotFound(f"There is no index at {index.address}.")
         found = find_garbage(index, base, retention, now)
         return _without(base, found) if found.sizes else None
 
-    commit(index.store, raise_floor)
+    index.change(raise_floor)
     delete_garbage(index, found)
     if isinstance(index.store, LocalStore):
         index.store.tidy(found.horizon / _MILLISECONDS)

@@ -43,12 +43,18 @@ class Index:
 
     def current(self) -> Manifest:
         """The current manifest. Raises IndexNotFound."""
-        manifest = self.head()
+        return self._existing(self.head())
+
+    def _existing(self, manifest: Manifest | None) -> Manifest:
         if manifest is None:
             raise IndexNotFound(
                 f"There is no index at {self.address}. Make one with: colonnade build SOURCE {self.address}"
             )
         return manifest
+
+    def change(self, change: Callable[[Manifest], Manifest | None]) -> Manifest | None:
+        """Commit a change to the index that is there. Raises IndexNotFound, and all that `commit` raises."""
+        return commit.commit(self.store, lambda base: change(self._existing(base)))
 
     def version(self, version: int) -> Manifest:
         """The manifest of a version that is there. Raises IndexNotFound."""

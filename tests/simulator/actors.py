@@ -100,7 +100,7 @@ class Actors:
         gone = self.random.sample(IDS, self.random.randrange(1, 3))
         origin = self._origin("delete", lambda documents: {k: v for k, v in documents.items() if k not in gone})
         since = self._version()
-        published = commit(index.store, lambda base: change.delete_documents(index, self._is_there(base), gone, origin))
+        published = index.change(lambda base: change.delete_documents(index, base, gone, origin))
         self._done(published, since, lambda documents: not documents.keys() & set(gone), origin)
 
     def compact(self, index: Index) -> None:
@@ -121,8 +121,7 @@ class Actors:
         arrays = {"centroids": np.stack([word_vector(word) for word in chosen])}
         file = write_object(index.store, keys.codebook(book_id), write_npz(arrays))
         record = CodebookRecord(id=book_id, centroids=CENTROIDS, trained_on_tokens=8, file=file)
-        swap = change.replace_codebook(index, replaced, record, self._origin("codebook"))
-        self._acknowledge(commit(index.store, swap))
+        self._acknowledge(change.replace_codebook(index, replaced, record, self._origin("codebook")))
 
     def turn_back(self, index: Index) -> None:
         """Roll back to a version, or tag or untag one."""
@@ -131,8 +130,7 @@ class Actors:
         kind = self.random.choice(["rollback", "rollback", "tag", "untag"])
         origin = self._origin(kind)
 
-        def turn(base: Manifest | None) -> Manifest | None:
-            base = self._is_there(base)
+        def turn(base: Manifest) -> Manifest | None:
             if kind == "rollback":
                 return history.rollback(index, base, version, origin)
             if kind == "tag":
@@ -140,7 +138,7 @@ class Actors:
             return history.untag(index, base, "kept", origin) if "kept" in base.tags else None
 
         try:
-            self._acknowledge(commit(index.store, turn))
+            self._acknowledge(index.change(turn))
         except IndexNotFound:
             if self.world.head.retains(version):
                 raise
@@ -189,10 +187,6 @@ class Actors:
     def _codebook(self, index: Index) -> tuple[CodebookRecord, object]:
         manifest = index.current()
         return manifest.codebook, index.codebook(manifest)
-
-    def _is_there(self, base: Manifest | None) -> Manifest:
-        assert base is not None
-        return base
 
 
 def load(index: Index, manifest: Manifest) -> list[SegmentReader]:
