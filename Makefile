@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := index_format encoding serving tasks flows colonnade
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench quality wheel clean
+.PHONY: help setup demo test torture check fmt bench quality wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,11 @@ demo: setup ## Index the docstrings on this machine, answer a few questions, and
 
 test: setup ## Run the whole suite
 	$(BIN)/python -m pytest
+
+torture: setup ## An hour of faults: the protocol simulator, its rules removed in turn, many writers at once
+	$(BIN)/python -m tests.simulator.simulate --schedules 20000
+	$(BIN)/python -m tests.simulator.simulate --rules --schedules 2000
+	$(BIN)/python -m tests.torture.many_writers --writers 8 --commits 500
 
 check: setup ## Format, lint, types and import layers
 	$(BIN)/ruff format --check .

@@ -13,6 +13,17 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from colonnade.options import (
+    Encoder,
+    IdColumn,
+    IndexArgument,
+    Json,
+    ListRejected,
+    SourceArgument,
+    TextColumn,
+    TitleColumn,
+)
+from colonnade.upkeep import compact, gc, rollback, tag, versions
 from index_format.errors import (
     ColonnadeError,
     CommitConflict,
@@ -46,20 +57,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A .parquet, .csv, .tsv, .jsonl or .ndjson file, or a folder of .txt and .md files; local or s3://",
-    ),
-]
-IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="Directory of the index, or s3://bucket/prefix")]
-IdColumn = Annotated[str, typer.Option(help="Column with the id of each document")]
-TextColumn = Annotated[str, typer.Option(help="Column with the text")]
-TitleColumn = Annotated[str, typer.Option(help="Column with the title, if there is one")]
-Encoder = Annotated[str, typer.Option(help="'embedded' (all-MiniLM-L6-v2, no network), or a folder with a model")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
-ListRejected = Annotated[bool, typer.Option(help="List the rows that were set aside, with their reasons")]
+for command in (versions, compact, rollback, tag, gc):
+    app.command()(command)
 
 
 @app.command()
@@ -185,20 +184,17 @@ def serve(
 def inspect(
     index: IndexArgument,
     version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
-    versions: Annotated[bool, typer.Option(help="List the versions and what made them")] = False,
     rejected: Annotated[bool, typer.Option(help="List the rows that were set aside when the version was made")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell what an index holds: versions, documents, bytes by file, encoder."""
+    """Tell what a version of an index holds: documents, bytes by file, encoder."""
     from colonnade import inspection, terminal
     from index_format.index import Index
     from index_format.reports import read_report
 
     place = Index.at(index)
     manifest = place.current() if version is None else place.version(version)
-    if versions:
-        terminal.print_rows(inspection.versions(place), as_json)
-    elif rejected:
+    if rejected:
         terminal.print_rows(read_report(place.files, manifest.commit.rejected_file), as_json)
     elif as_json:
         terminal.print_json(inspection.describe(manifest, place.address))

@@ -83,7 +83,7 @@ def choose_groups(segments: Sequence[SegmentRecord], policy: CompactionPolicy) -
     return groups
 
 
-def compact(index: Index, policy: CompactionPolicy | None = None) -> Compacted:
+def compact_index(index: Index, policy: CompactionPolicy | None = None) -> Compacted:
     """Rewrite what the policy chooses, one commit for each group. Raises IndexNotFound."""
     policy = policy or CompactionPolicy()
     before = index.current()

@@ -7,7 +7,6 @@ deleted. No clock is trusted: a wrong one makes a writer start over or keeps gar
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,9 +56,8 @@ def find_garbage(index: Index, base: Manifest, retention: Retention, now: int) -
     return Garbage(floor, horizon, {key: _size(index, key) for key in found})
 
 
-def collect_garbage(index: Index, retention: Retention, *, now: int | None = None) -> Garbage:
+def collect_garbage(index: Index, retention: Retention, now: int) -> Garbage:
     """Remove what nothing needs. Returns what it was; where there was nothing, there is no new version."""
-    now = now if now is not None else time.time_ns() // 1_000_000
     found = Garbage(0, 0, {})
 
     def raise_floor(base: Manifest) -> Manifest | None:

@@ -15,7 +15,7 @@ from index_format.errors import IndexNotFound, InputError
 from index_format.index import Index
 from index_format.manifest import Manifest
 
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # never a number, which names a version
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,21 @@ def rollback(index: Index, base: Manifest, version: int, origin: Origin) -> Mani
     return next_version(base, commit_record(origin, restored=version), old.segments, codebook=old.codebook)
 
 
+def find_version(index: Index, base: Manifest, name: str) -> int:
+    """The version that a tag or a number names. Raises InputError."""
+    if name in base.tags:
+        return base.tags[name]
+    if re.fullmatch("[0-9]{1,20}", name):
+        return int(name)
+    raise InputError(f"{index.address}: {name!r} is neither a version nor a tag; its tags are {sorted(base.tags)}.")
+
+
 def tag(index: Index, base: Manifest, name: str, version: int, origin: Origin) -> Manifest | None:
     """The manifest in which `name` stands for `version`, which is kept for as long as it does."""
-    if not TAG.fullmatch(name):
-        raise InputError(f"{name!r} is no name for a tag: expected up to 64 letters, digits, '.', '_' or '-'.")
+    if not _TAG.fullmatch(name):
+        raise InputError(
+            f"{name!r} is no name for a tag: expected a letter, then up to 63 letters, digits, '.', '_' or '-'."
+        )
     refuse_lost_version(index, base, version)
     return _with_tags(base, base.tags | {name: version}, origin)
 

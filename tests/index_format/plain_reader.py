@@ -97,7 +97,7 @@ def check_retention(manifest: dict[str, Any]) -> None:
     version = manifest["version"]
     must(1 <= manifest["floor"] <= version and manifest["horizon"] >= 0, "floor and horizon are in range")
     for name, tagged in manifest["tags"].items():
-        must(re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is not None, "tags have names")
+        must(re.fullmatch("[A-Za-z][A-Za-z0-9._-]{0,63}", name) is not None, "tags have names")
         must(1 <= tagged <= version, "a tag names a version")
     restored = manifest["commit"]["restored"]
     must(restored is None or 1 <= restored < version, "a rollback restores an older version")

@@ -105,13 +105,13 @@ class Actors:
 
     def compact(self, index: Index) -> None:
         """Whatever can be joined."""
-        compaction.compact(index, ALL_SMALL)
+        compaction.compact_index(index, ALL_SMALL)
 
     def collect(self, index: Index) -> None:
         """With hardly any grace: one or two versions, and no time or nearly none."""
         days = self.random.choice([0.0, 0.0, 500 / 86_400_000])
         retention = Retention(versions=self.random.choice([1, 1, 2]), days=days)
-        garbage.collect_garbage(index, retention, now=self.schedule.now)
+        garbage.collect_garbage(index, retention, self.schedule.now)
 
     def swap_codebook(self, index: Index) -> None:
         """Another set of centroids for all segments."""

@@ -49,7 +49,7 @@ def _always_anew(places: Callable[..., Any]) -> Callable[..., Any]:
     }
 
 
-def _collect_without_commit(index: Index, retention: Retention, *, now: int) -> None:
+def _collect_without_commit(index: Index, retention: Retention, now: int) -> None:
     garbage.delete_garbage(index, garbage.find_garbage(index, index.current(), retention, now))
 
 

@@ -24,7 +24,7 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index_format import commit, keys, schema, segment
+from index_format import commit, files, keys, schema, segment
 from index_format.index import Index
 from tests.simulator.actors import Actors
 from tests.simulator.rules import RULES, Removal
@@ -118,6 +118,7 @@ def simulated(schedule: Schedule) -> Iterator[None]:
         stack.enter_context(mock.patch.object(commit, "time", pausing))
         opened = _remembered(lambda path, rows=None: _ReadOnce(open_parquet(path, rows)))
         stack.enter_context(mock.patch.object(schema, "open_parquet", opened))
+        stack.enter_context(mock.patch.object(files, "_digest", _remembered(files._digest)))
         stack.enter_context(mock.patch.object(segment, "map_npz", _remembered(segment.map_npz)))
         for attribute in vars(segment.SegmentReader).values():
             # Before Python 3.12 a cached property holds a lock of its class while it is computed: actors would wait.
