@@ -74,14 +74,10 @@ class LocalStore:
     def create(self, key: str, data: bytes) -> None:
         path = self._path(key)
         try:
-            _make_directories(path.parent)
-            with _synced_temporary(path.parent, data) as temporary:
-                os.link(temporary, path)
-            _sync_directory(path.parent)
-        except FileNotFoundError:
-            if path.parent.is_dir():
-                raise _missing(self, key) from None
-            self.create(key, data)  # `tidy` took the directory between two of these steps
+            try:
+                _write_durably(path, data)
+            except FileNotFoundError:
+                _write_durably(path, data)  # `tidy` took the directory between two steps: once more
         except FileExistsError:
             raise ObjectExists(f"{path} exists already; objects are never overwritten.") from None
         except OSError as error:
@@ -205,6 +201,13 @@ def _changed_at(path: Path) -> float:
 
 def _missing(store: Store, key: str) -> ObjectMissing:
     return ObjectMissing(f"{store.address} has no object {key}.")
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    _make_directories(path.parent)
+    with _synced_temporary(path.parent, data) as temporary:
+        os.link(temporary, path)
+    _sync_directory(path.parent)
 
 
 @contextlib.contextmanager

@@ -54,14 +54,14 @@ def _collect_without_commit(index: Index, retention: Retention, now: int) -> Non
 
 
 def _only_the_floor(base: Manifest, found: garbage.Garbage) -> Manifest:
-    return mock_without(base, garbage.Garbage(found.floor, base.horizon, found.sizes))
+    return _without(base, garbage.Garbage(found.floor, base.horizon, found.sizes))
 
 
 def _only_the_horizon(base: Manifest, found: garbage.Garbage) -> Manifest:
-    return mock_without(base, garbage.Garbage(base.floor, found.horizon, found.sizes))
+    return _without(base, garbage.Garbage(base.floor, found.horizon, found.sizes))
 
 
-mock_without = garbage._without
+_without = garbage._without
 
 
 def _only_the_head(newest_first: Iterator[Manifest], retention: Retention, now: int) -> list[Manifest]:
