@@ -6,8 +6,9 @@ Every rule is a small function of the product; here it is replaced by one that d
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from types import GeneratorType
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,7 @@ from index_format.errors import CommitUnknown, StorageError
 from index_format.history import Retention
 from index_format.index import Index
 from index_format.manifest import Manifest
+from index_format.segment import SegmentReader
 from index_format.store import Store
 
 Removal = Callable[[], AbstractContextManager[object]]
@@ -41,12 +43,12 @@ def _ignored(*places: tuple[object, str], answer: object = None) -> Removal:
     return removed
 
 
-def _always_anew(places: Callable[..., Any]) -> Callable[..., Any]:
-    """Live documents whose hashes are equal to none, as if content were not compared."""
-    return lambda segments: {
-        name: change.Place(place.segment_id, place.row, bytes([at % 256]) + name.encode())
-        for at, (name, place) in enumerate(places(segments).items())
-    }
+def _none_before(segments: Iterable[SegmentReader]) -> dict[str, change.Place]:
+    """The live documents of a new segment, but none of those that the index had when it is added to."""
+    return {} if isinstance(segments, GeneratorType) else _live_documents(segments)
+
+
+_live_documents = change.live_documents
 
 
 def _collect_without_commit(index: Index, retention: Retention, now: int) -> None:
@@ -142,7 +144,7 @@ RULES: dict[str, Removal] = {
     "a change starts over when its base was collected": _ignored((commit, "was_replaced"), answer=False),
     "a head that was collected is looked for again": _replaced(commit, "read_head", _read_head_once),
     "a reader whose version was collected opens the next": _replaced(Index, "open_current", _open_once),
-    "equal content is not added again": _replaced(change, "live_documents", _always_anew(change.live_documents)),
+    "a document takes the place of the live one with its id": _replaced(change, "live_documents", _none_before),
     "segments of another codebook are refused": _ignored((change, "refuse_other_codebook")),
     "compaction refuses changed inputs": _replaced(compaction, "replace_segments", _replace_what_is_left),
     "compaction carries later deletions": _replaced(compaction, "carried_deletions", _no_rows),

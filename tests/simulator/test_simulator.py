@@ -21,7 +21,7 @@ QUICK = [
     "a change starts over when its base was collected",
     "a head that was collected is looked for again",
     "a reader whose version was collected opens the next",
-    "equal content is not added again",
+    "a document takes the place of the live one with its id",
     "segments of another codebook are refused",
 ]
 
