@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -43,10 +44,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     return _run
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """An index of three versions: eight documents in eight segments, one replaced, one deleted."""
-    index = Index.at(tmp_path / "index")
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of ten versions: eight documents in eight segments, one replaced, one deleted."""
+    place = tmp_path_factory.mktemp("made") / "index"
+    index = Index.at(place)
     recipe: Recipe = make_recipe(index)
     add(index, recipe, {"0": "harbour lantern"})
     for number in range(1, 8):
@@ -54,7 +56,13 @@ def place(tmp_path: Path) -> Path:
     add(index, recipe, {"0": "ember"})
     delete(index, "1")
     time.sleep(0.002)
-    return tmp_path / "index"
+    return place
+
+
+@pytest.fixture
+def place(made_once: Path, tmp_path: Path) -> Path:
+    """A copy of it for one test."""
+    return shutil.copytree(made_once, tmp_path / "index")
 
 
 def test_versions_are_listed_newest_first_with_what_made_them(run: Run, place: Path) -> None:
