@@ -29,6 +29,9 @@ test: setup ## Run the whole suite
 
 torture: setup ## Break everything on purpose, for an hour: damage, kills, full disks, power loss, lying stores
 	$(BIN)/python -m tests.torture
+	$(BIN)/python -m tests.simulator.simulate --schedules 20000
+	$(BIN)/python -m tests.simulator.simulate --rules --schedules 2000
+	$(BIN)/python -m tests.torture.many_writers --writers 8 --commits 500
 
 check: setup ## Format, lint, types and import layers
 	$(BIN)/ruff format --check .

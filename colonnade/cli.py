@@ -10,10 +10,21 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
+from colonnade.options import (
+    Encoder,
+    IdColumn,
+    IndexArgument,
+    Json,
+    ListRejected,
+    SourceArgument,
+    TextColumn,
+    TitleColumn,
+)
+from colonnade.upkeep import compact, gc, rollback, tag, versions
 from index_format.errors import (
     ColonnadeError,
     CommitConflict,
@@ -50,27 +61,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A .parquet, .csv, .tsv, .jsonl or .ndjson file, or a folder of .txt and .md files; local or s3://",
-    ),
-]
-IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="Directory of the index, or s3://bucket/prefix")]
-IdColumn = Annotated[str, typer.Option(help="Column with the id of each document")]
-TextColumn = Annotated[str, typer.Option(help="Column with the text")]
-TitleColumn = Annotated[str, typer.Option(help="Column with the title, if there is one")]
-Encoder = Annotated[
-    str | None,
-    typer.Option(
-        help="'embedded' (all-MiniLM-L6-v2, no network), a folder with a model, s3://bucket/prefix, or owner/name on "
-        "the Hugging Face hub  [default: the index's own; 'embedded' for a new one]",
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
-ListRejected = Annotated[bool, typer.Option(help="List the rows that were set aside, with their reasons")]
+for command in (versions, compact, rollback, tag, gc):
+    app.command()(command)
 
 
 @app.command()
@@ -154,6 +146,10 @@ def search(
     index: IndexArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages to return")] = 10,
+    recall: Annotated[
+        Literal["fast", "balanced", "exact"],
+        typer.Option(help="'exact' scores every passage; the others stop when few can be missing"),
+    ] = "balanced",
     encoder: Encoder = None,
     as_json: Json = False,
 ) -> None:
@@ -166,7 +162,7 @@ def search(
     if not query.strip():
         raise InputError("query: it is empty.")
     place = Index.at(index)
-    answer = Searcher(place, load_encoder_of(place.current().encoder, encoder)).search(query, k)
+    answer = Searcher(place, load_encoder_of(place.current().encoder, encoder)).search(query, k, recall)
     if as_json:
         terminal.print_json(asdict(answer))
     else:
@@ -196,20 +192,17 @@ def serve(
 def inspect(
     index: IndexArgument,
     version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
-    versions: Annotated[bool, typer.Option(help="List the versions and what made them")] = False,
     rejected: Annotated[bool, typer.Option(help="List the rows that were set aside when the version was made")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell what an index holds: versions, documents, bytes by file, encoder."""
+    """Tell what a version of an index holds: documents, bytes by file, encoder."""
     from colonnade import inspection, terminal
     from index_format.index import Index
     from index_format.reports import read_report
 
     place = Index.at(index)
     manifest = place.current() if version is None else place.version(version)
-    if versions:
-        terminal.print_rows(inspection.versions(place), as_json)
-    elif rejected:
+    if rejected:
         terminal.print_rows(read_report(place.files, manifest.commit.rejected_file), as_json)
     elif as_json:
         terminal.print_json(inspection.describe(manifest, place.address))
@@ -308,8 +301,8 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
     match error:
         case InputError():
             return str(error), 3
-        case ObjectMissing():  # a manifest names a file that is gone
-            return f"{error} Restore the file or rebuild.", 4
+        case ObjectMissing():  # collected under a slow reader or writer, or a version is damaged
+            return f"{error} Run again; if it is still missing, restore it or rebuild.", 4
         case StorageError() | CommitConflict() | CommitUnknown():
             return str(error), 5
         case ColonnadeError():

@@ -47,11 +47,14 @@ def describe(manifest: Manifest, address: str) -> dict[str, Any]:
 
 def versions(index: Index) -> list[dict[str, Any]]:
     """Every retained version and the commit that made it, newest first."""
+    head = index.current()
     rows = []
-    for number in reversed(index.versions()):
-        commit = index.version(number).commit
-        kept = ("operation", "created_at", "added", "changed", "deleted", "rejected")
-        rows.append({"version": number, **{name: getattr(commit, name) for name in kept}})
+    for number in sorted(filter(head.retains, index.versions()), reverse=True):
+        manifest = head if number == head.version else index.version(number)
+        tags = ", ".join(sorted(name for name, version in head.tags.items() if version == number))
+        told = ("operation", "created_at", "added", "changed", "deleted", "rejected")
+        commit = {name: getattr(manifest.commit, name) for name in told}
+        rows.append({"version": number, "tags": tags, "documents": manifest.documents, **commit})
     return rows
 
 

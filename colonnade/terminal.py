@@ -14,11 +14,14 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 from rich.text import Text
 
+from index_format.manifest import Manifest
 from serving.search import Hit
 from tasks import progress
 
 if TYPE_CHECKING:
     from flows.summary import Summary
+    from index_format.compaction import Compacted
+    from index_format.garbage import Garbage
 
 Item = TypeVar("Item")
 
@@ -100,6 +103,36 @@ def print_summary(summary: Summary) -> None:
     if summary.seconds:
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
         err.print(f"  {stages}; {sum(summary.seconds.values()):.1f} s in all", highlight=False, soft_wrap=True)
+
+
+def print_version(index: str, manifest: Manifest, published: bool, as_json: bool) -> None:
+    """The outcome of a change that is one commit."""
+    if as_json:
+        facts = {"version": manifest.version, "published": published, "documents": manifest.documents}
+        print_json({"index": index, **facts, "tags": manifest.tags})
+        return
+    outcome = "published" if published else "is current, nothing changed"
+    _say(f"{index}: version {manifest.version} {outcome}")
+
+
+def print_compaction(index: str, done: Compacted) -> None:
+    """What compaction did."""
+    outcome = f"version {done.version}, {done.segments_before} segments before, {done.segments_after} now"
+    later = f"; {done.discarded} groups changed meanwhile: run again" if done.discarded else ""
+    _say(f"{index}: {outcome}{later}")
+
+
+def print_garbage(index: str, found: Garbage, deleted: bool) -> None:
+    """What nothing needs: each object with its bytes, then the sum."""
+    for key, size in found.sizes.items():
+        out.print(f"{size:>14,}  {key}", highlight=False, soft_wrap=True)
+    outcome = "deleted" if deleted else "would be deleted; --delete does it"
+    sums = f"{len(found.sizes):,} objects, {len(found.versions)} of them versions, {found.bytes:,} bytes"
+    _say(f"{index}: {sums} {outcome}")
+
+
+def _say(sentence: str) -> None:
+    err.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_hits(hits: list[Hit]) -> None:

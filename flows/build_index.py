@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from prefect import flow, unmapped
@@ -15,7 +16,7 @@ from flows.summary import Stopwatch, Summary
 from index_format import keys
 from index_format.change import Addition, Origin, refuse_other_encoder
 from index_format.doctor import refuse_unsafe_store
-from index_format.errors import InputError, NothingToIndex
+from index_format.errors import CodebookChanged, CommitConflict, InputError, NothingToIndex
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, EncoderRecord, Manifest, SegmentRecord
 from index_format.reports import read_report
@@ -28,6 +29,9 @@ from tasks.train_codebook import train_codebook_task
 
 # One worker thread: an encoder uses all cores, or a whole GPU, by itself.
 _RUNNER: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=1)  # type: ignore[assignment]
+
+
+_CODEBOOKS = 3  # how often a codebook may be replaced under one run before it gives up
 
 
 @flow(name="build-index", task_runner=_RUNNER)
@@ -63,13 +67,19 @@ def _index_documents(index: Index, base: Manifest | None, parameters: BuildParam
         with watch.stage("codebook"):
             settings = (recipe.codec, recipe.encoder.dim)
             codebook = base.codebook if base else train_codebook_task(index.address, segments, *settings)
-        with watch.stage("centroids"):
-            progress.report("centroids", total=sum(segment.tokens for segment in segments))
-            shared = [unmapped(one) for one in (index.address, codebook, *settings)]
-            records = assign_centroids_task.map(segments, *shared).result()
-        with watch.stage("publish"):
-            addition = Addition(recipe.encoder, recipe.codec, recipe.chunking, codebook, records)
-            manifest = publish_task(index.address, addition, _origin(base, staged, parameters))
+        origin = _origin(base, staged, parameters)
+        for _ in range(_CODEBOOKS):
+            with watch.stage("centroids"):
+                progress.report("centroids", total=sum(segment.tokens for segment in segments))
+                shared = [unmapped(one) for one in (index.address, codebook, *settings)]
+                records = assign_centroids_task.map(segments, *shared).result()
+            with watch.stage("publish"), suppress(CodebookChanged):
+                addition = Addition(recipe.encoder, recipe.codec, recipe.chunking, codebook, records)
+                manifest = publish_task(index.address, addition, origin)
+                break
+            codebook = index.current().codebook  # the codes stay good: only the centroids are assigned again
+        else:
+            raise CommitConflict(f"{index.address}: its codebook was replaced {_CODEBOOKS} times. Run again later.")
         remove_receipts(recipe, staged.shards)
         return _summary(index, manifest, staged, records, watch)
     finally:
@@ -99,6 +109,7 @@ def _recipe(
         encoder=_encoder_record(checkpoint),
         codec=codec,
         chunking=chunking,
+        horizon=base.horizon if base else 0,
     )
 
 

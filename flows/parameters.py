@@ -54,3 +54,26 @@ class VerifyParameters(BaseModel):
     index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
     version: int | None = Field(default=None, ge=1, description="A version; by default the current one")
     all_versions: bool = Field(default=False, description="Check every retained version")
+
+
+class CompactParameters(BaseModel):
+    """When the segments of an index are rewritten."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
+    alike: int = Field(default=8, ge=2, description="How many segments of like size become one")
+    deleted_share: float = Field(
+        default=0.25, ge=0.01, le=1, description="Share of deleted passages from which a segment is rewritten"
+    )
+
+
+class CollectParameters(BaseModel):
+    """What garbage collection keeps, and whether it deletes the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
+    keep_versions: int = Field(default=10, ge=1, description="How many versions to keep at least")
+    keep_days: float = Field(default=7.0, ge=0, description="Keep what was current or written within so many days")
+    delete: bool = Field(default=False, description="Delete it; otherwise it is only counted")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 from prefect.artifacts import create_table_artifact
 
 from index_format.manifest import FileRef
+
+
+def show_in_prefect(numbers: Mapping[str, object], index: str) -> None:
+    """Leave numbers on the page of this flow run."""
+    rows = [{"what": name, "value": str(value)} for name, value in numbers.items()]
+    create_table_artifact(key="summary", table=rows, description=f"What this run did to {index}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +41,7 @@ class Summary:
         """Leave the numbers on the flow run's page."""
         numbers = {name: value for name, value in asdict(self).items() if name not in ("seconds", "rejected_file")}
         numbers |= {f"seconds: {stage}": value for stage, value in self.seconds.items()}
-        rows = [{"what": name, "value": str(value)} for name, value in numbers.items()]
-        create_table_artifact(key="summary", table=rows, description=f"What this run did to {self.index}")
+        show_in_prefect(numbers, self.index)
 
 
 class Stopwatch:

@@ -1,4 +1,6 @@
-"""How an index changes: documents added, replaced and deleted, each as a function to `commit` (SPEC §8).
+"""How an index changes: documents added, replaced and deleted, and a new codebook (SPEC §8).
+
+Each is a function of the current manifest to the next one, for `commit`. `compaction.py` and `history.py` have more.
 
 A change is computed from the manifest it is applied to, again after every lost race, and compares
 document ids and content hashes. So the same batch twice, late or at the same time as another writer,
@@ -7,7 +9,7 @@ changes nothing the second time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,7 +17,8 @@ import msgspec
 import numpy as np
 
 from index_format import keys
-from index_format.errors import CommitConflict, EncoderMismatch
+from index_format.commit import refuse_collectable
+from index_format.errors import CodebookChanged, CommitConflict, EncoderMismatch
 from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import (
@@ -31,7 +34,8 @@ from index_format.manifest import (
     SegmentRecord,
 )
 from index_format.npz import write_npz
-from index_format.segment import SegmentReader, read_codec
+from index_format.schema import ROW_GROUP
+from index_format.segment import SegmentReader, read_codebook, read_codec, write_centroids
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,48 +82,39 @@ def add_segments(index: Index, base: Manifest | None, addition: Addition, origin
     """The manifest after `addition`, or None when `base` holds all of it already.
 
     A document that `base` holds with equal content is hidden in the new segment; with other content, in the old.
-    Raises EncoderMismatch or CommitConflict when `base` was made otherwise.
+    Raises EncoderMismatch, CodebookChanged or CommitConflict when `base` was made otherwise.
     """
     if base is not None:
-        _refuse_mismatch(index, base, addition)
-    known = {segment.id for segment in base.segments} if base else set()
+        refuse_mismatch(index, base, addition)
+    old = base.segments if base else []
+    known = {segment.id for segment in old}
     fresh = [segment for segment in addition.segments if segment.id not in known]
-    kept = [*(base.segments if base else []), *fresh]
+    if base is not None:
+        # Before they are read: the collector may have taken them already.
+        refuse_collectable(index.store, base, (file.key for segment in fresh for file in segment.files()))
+    kept = [*old, *fresh]
     codec = read_codec(index.files, addition.codec, addition.encoder.dim)
     centroids = addition.codebook.centroids
     readers = {record.id: SegmentReader(index.files, record, codec, centroids) for record in kept}
-    live = live_documents(readers[segment_id] for segment_id in known)
+    live = live_documents(readers[segment.id] for segment in old)
     hidden: dict[str, list[int]] = {}
     added = changed = 0
     for segment in fresh:
         for document_id, place in live_documents([readers[segment.id]]).items():
-            old = live.get(document_id)
-            if old is not None and old.content_hash == place.content_hash:
+            before = live.get(document_id)
+            if before is not None and before.content_hash == place.content_hash:
                 hidden.setdefault(segment.id, []).append(place.row)
                 continue
-            if old is not None:
-                hidden.setdefault(old.segment_id, []).append(old.row)
+            if before is not None:
+                hidden.setdefault(before.segment_id, []).append(before.row)
             live[document_id] = place
-            changed += old is not None
-            added += old is None
+            changed += before is not None
+            added += before is None
     if base is not None and not added and not changed:
         return None
-    segments = [_hide(index, readers[record.id], hidden.get(record.id, [])) for record in kept]
-    commit = _commit_record(origin, added=added, changed=changed)
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        reader_flags=base.reader_flags if base else [],
-        writer_flags=base.writer_flags if base else [],
-        index_id=base.index_id if base else keys.new_id(),
-        version=base.version + 1 if base else 1,
-        parent_commit=base.commit.id if base else None,
-        commit=commit,
-        encoder=addition.encoder,
-        codec=addition.codec,
-        chunking=addition.chunking,
-        codebook=addition.codebook,
-        segments=[record for record in segments if not _is_empty(record)],
-    )
+    segments = [hide_rows(index, readers[record.id], hidden.get(record.id, [])) for record in kept]
+    commit = commit_record(origin, added=added, changed=changed)
+    return next_version(base, commit, segments) if base else _first_version(addition, commit, segments)
 
 
 def delete_documents(index: Index, base: Manifest, document_ids: Iterable[str], origin: Origin) -> Manifest | None:
@@ -132,14 +127,53 @@ def delete_documents(index: Index, base: Manifest, document_ids: Iterable[str], 
         hidden.setdefault(place.segment_id, []).append(place.row)
     if not hidden:
         return None
-    segments = [_hide(index, reader, hidden.get(segment_id, [])) for segment_id, reader in readers.items()]
-    return msgspec.structs.replace(
-        base,
-        version=base.version + 1,
-        parent_commit=base.commit.id,
-        commit=_commit_record(origin, deleted=sum(map(len, hidden.values()))),
-        segments=[record for record in segments if not _is_empty(record)],
-    )
+    segments = [hide_rows(index, reader, hidden.get(segment_id, [])) for segment_id, reader in readers.items()]
+    return next_version(base, commit_record(origin, deleted=sum(map(len, hidden.values()))), segments)
+
+
+def delete_matching(
+    index: Index, base: Manifest, matches: Callable[[Mapping[str, object]], bool], origin: Origin
+) -> Manifest | None:
+    """The manifest without the documents (id, title, text, metadata) for which `matches` is true, or None."""
+    found: list[str] = []
+    for reader in index.segments(base):
+        live = np.flatnonzero(~reader.deleted_rows).tolist()
+        for start in range(0, len(live), ROW_GROUP):
+            documents = reader.read_documents(live[start : start + ROW_GROUP])
+            found += [str(document["id"]) for document in documents if matches(document)]
+    return delete_documents(index, base, found, origin)
+
+
+def replace_codebook(index: Index, replaced: str, codebook: CodebookRecord, origin: Origin) -> Manifest:
+    """Give the index another codebook in place of `replaced`, and every segment its centroid ids, by one commit.
+
+    Segments that came while others were done are done too. Raises CodebookChanged when the codebook is no longer
+    `replaced`, so of two that were trained at once, or long ago, one wins.
+    """
+    written: dict[str, FileRef] = {}
+
+    def change(base: Manifest) -> Manifest:
+        refuse_other_codebook(index, base, replaced)
+        refuse_collectable(index.store, base, [codebook.file.key])
+        codec, book = index.codec(base), read_codebook(index.files, codebook, base.encoder.dim)
+        for record in base.segments:
+            if record.id not in written:
+                written[record.id] = write_centroids(index.store, record, index.files, codec, book)
+        segments = [msgspec.structs.replace(one, centroids_file=written[one.id]) for one in base.segments]
+        return next_version(base, commit_record(origin), segments, codebook=codebook)
+
+    published = index.change(change)
+    assert published is not None
+    return published
+
+
+def refuse_other_codebook(index: Index, base: Manifest, codebook_id: str) -> None:
+    """Raise CodebookChanged unless `base` has the codebook that a change was computed with."""
+    if base.codebook.id != codebook_id:
+        raise CodebookChanged(
+            f"{index.address}: another writer gave this index the codebook {base.codebook.id} while work was done "
+            f"for {codebook_id}. Run again: finished work is used where it still fits."
+        )
 
 
 def refuse_other_encoder(base: Manifest, encoder: EncoderRecord, *, where: str) -> None:
@@ -153,17 +187,53 @@ def refuse_other_encoder(base: Manifest, encoder: EncoderRecord, *, where: str) 
         )
 
 
-def _refuse_mismatch(index: Index, base: Manifest, addition: Addition) -> None:
+def refuse_mismatch(index: Index, base: Manifest, addition: Addition) -> None:
+    """Raise unless segments were made with what `base` is made with."""
     refuse_other_encoder(base, addition.encoder, where=index.address)
     theirs, ours = (base.codec, base.chunking), (addition.codec, addition.chunking)
-    if theirs != ours or base.codebook.id != addition.codebook.id:
+    if theirs != ours:
         raise CommitConflict(
-            f"{index.address}: another writer made or changed this index while documents were encoded for it. "
+            f"{index.address}: another writer made this index while documents were encoded for it. "
             "Run again: finished work is used where it still fits."
         )
+    refuse_other_codebook(index, base, addition.codebook.id)
 
 
-def _hide(index: Index, reader: SegmentReader, rows: Sequence[int]) -> SegmentRecord:
+def next_version(
+    base: Manifest, commit: CommitRecord, segments: Iterable[SegmentRecord], codebook: CodebookRecord | None = None
+) -> Manifest:
+    """The manifest after `base` with other segments, those without live documents left out."""
+    return msgspec.structs.replace(
+        base,
+        version=base.version + 1,
+        parent_commit=base.commit.id,
+        commit=commit,
+        codebook=codebook or base.codebook,
+        segments=[record for record in segments if not _is_empty(record)],
+    )
+
+
+def _first_version(addition: Addition, commit: CommitRecord, segments: Iterable[SegmentRecord]) -> Manifest:
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        reader_flags=[],
+        writer_flags=[],
+        index_id=keys.new_id(),
+        version=1,
+        parent_commit=None,
+        commit=commit,
+        encoder=addition.encoder,
+        codec=addition.codec,
+        chunking=addition.chunking,
+        codebook=addition.codebook,
+        segments=[record for record in segments if not _is_empty(record)],
+        floor=1,
+        horizon=0,
+        tags={},
+    )
+
+
+def hide_rows(index: Index, reader: SegmentReader, rows: Sequence[int]) -> SegmentRecord:
     """The record of a segment after hiding some more of its documents, in a new deletion vector."""
     if not rows:
         return reader.record
@@ -180,7 +250,10 @@ def _is_empty(record: SegmentRecord) -> bool:
     return record.deletions is not None and record.deletions.documents == record.documents
 
 
-def _commit_record(origin: Origin, *, added: int = 0, changed: int = 0, deleted: int = 0) -> CommitRecord:
+def commit_record(
+    origin: Origin, *, added: int = 0, changed: int = 0, deleted: int = 0, restored: int | None = None
+) -> CommitRecord:
+    """The record of a new commit, with an id of its own."""
     return CommitRecord(
         id=keys.new_id(),
         operation=origin.operation,
@@ -191,4 +264,5 @@ def _commit_record(origin: Origin, *, added: int = 0, changed: int = 0, deleted:
         rejected=origin.rejected,
         rejected_file=origin.rejected_file,
         source_fingerprint=origin.source_fingerprint,
+        restored=restored,
     )

@@ -11,6 +11,7 @@ The kinds follow what the caller does next, not what went wrong inside:
     ├── IndexCorrupt          bytes are not what the manifest says: restore or rebuild
     ├── UnsupportedFormat     written by a newer Colonnade: upgrade
     ├── CommitConflict        another writer was first: run again
+    │   └── CodebookChanged   only the centroid ids are to be made again
     ├── CommitUnknown         the store did not say whether the commit landed: look, then run again
     └── StorageError          the store failed: free space, permissions, network
         ├── ObjectMissing     no object has that key
@@ -63,6 +64,10 @@ class UnsupportedFormat(ColonnadeError):
 
 class CommitConflict(ColonnadeError):
     """Other writers kept winning, or changed what this change was computed from."""
+
+
+class CodebookChanged(CommitConflict):
+    """The index got another codebook while segments were made for it."""
 
 
 class CommitUnknown(ColonnadeError):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from index_format import commit
 from index_format.codebook import Codebook
 from index_format.codec import Codec
-from index_format.errors import IndexNotFound, InputError
+from index_format.errors import IndexNotFound, InputError, ObjectMissing
 from index_format.files import FileCache
 from index_format.manifest import Manifest
 from index_format.segment import SegmentReader, read_codebook, read_codec
 from index_format.store import LocalStore, Store, open_store
+
+Opened = TypeVar("Opened")
 
 _OWN_FOLDERS = {"manifests", "codecs", "codebooks", "segments", "deletions", "reports", "staging", "receipts"}
 
@@ -39,20 +43,42 @@ class Index:
 
     def current(self) -> Manifest:
         """The current manifest. Raises IndexNotFound."""
-        manifest = self.head()
+        return self._existing(self.head())
+
+    def _existing(self, manifest: Manifest | None) -> Manifest:
         if manifest is None:
             raise IndexNotFound(
                 f"There is no index at {self.address}. Make one with: colonnade build SOURCE {self.address}"
             )
         return manifest
 
+    def change(self, change: Callable[[Manifest], Manifest | None]) -> Manifest | None:
+        """Commit a change to the index that is there. Raises IndexNotFound, and all that `commit` raises."""
+        return commit.commit(self.store, lambda base: change(self._existing(base)))
+
     def version(self, version: int) -> Manifest:
-        """The manifest of a retained version. Raises IndexNotFound."""
+        """The manifest of a version that is there. Raises IndexNotFound."""
         return commit.read_version(self.store, version)
 
     def versions(self) -> list[int]:
-        """All retained versions, ascending."""
+        """The versions whose manifests are there, ascending; `Manifest.retains` says which of them will stay."""
         return commit.versions(self.store)
+
+    def open_current(self, opener: Callable[[Manifest], Opened]) -> Opened:
+        """What `opener` makes of the current version.
+
+        Readers take no lock. When a file is gone because the version was replaced and collected meanwhile, the
+        newer one is opened instead. Raises ObjectMissing when the current version itself lacks a file.
+        """
+        while True:
+            manifest = self.current()
+            if commit.was_replaced(self.store, manifest):
+                continue  # or it was collected, and a late create took its key again with something else
+            try:
+                return opener(manifest)
+            except ObjectMissing:
+                if not commit.was_replaced(self.store, manifest):
+                    raise
 
     def codec(self, manifest: Manifest) -> Codec:
         return read_codec(self.files, manifest.codec, manifest.encoder.dim)

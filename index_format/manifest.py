@@ -98,10 +98,16 @@ class CommitRecord(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int = 0
     rejected_file: FileRef | None = None
     source_fingerprint: str | None = None
+    restored: int | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole index at one version."""
+    """A whole index at one version.
+
+    `floor`, `horizon` and `tags` say what is retained, and never go back: a rollback keeps them.
+    floor: the oldest version that is retained, but for tagged ones. horizon: a time in milliseconds; what was
+    named before it and is in no retained version is garbage for ever. tags: names of versions.
+    """
 
     format_version: int
     reader_flags: list[str]
@@ -115,6 +121,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     chunking: ChunkingRecord
     codebook: CodebookRecord
     segments: list[SegmentRecord]
+    floor: int
+    horizon: int
+    tags: dict[str, int]
 
     @property
     def documents(self) -> int:
@@ -130,6 +139,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Every object this version needs, reports excepted."""
         own = [self.codec.file, self.codebook.file]
         return own + [file for segment in self.segments for file in segment.files()]
+
+    def named_keys(self) -> set[str]:
+        """The keys of all objects that this version names, its report too."""
+        report = self.commit.rejected_file
+        return {file.key for file in self.files()} | ({report.key} if report else set())
+
+    def retains(self, version: int) -> bool:
+        """Whether a version up to this one is kept, seen from here."""
+        return self.floor <= version <= self.version or version in self.tags.values()
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -168,6 +186,8 @@ def _refuse_bad_numbers(manifest: Manifest, where: str) -> None:
         raise IndexCorrupt(f"{where}: a count of documents, passages, tokens or centroids is out of range.")
     if bits not in BITS or dim % 8 or not 8 <= dim <= MAX_DIM:
         raise IndexCorrupt(f"{where}: no codec has {bits} bits and {dim} dimensions.")
+    if not all(1 <= version <= manifest.version for version in [manifest.floor, *manifest.tags.values()]):
+        raise IndexCorrupt(f"{where}: floor {manifest.floor} or a tag names no version up to {manifest.version}.")
 
 
 def _refuse_unknown_format(data: bytes, where: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_format.errors import IndexCorrupt, storage_error
+from index_format.errors import IndexCorrupt, ObjectMissing, storage_error
 
 ALIGNMENT = 64
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -70,6 +70,8 @@ def map_npz(path: Path, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[np.
     try:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise ObjectMissing(f"{path} is gone.") from None
     except ValueError:
         raise IndexCorrupt(f"{path} is empty.") from None
     except OSError as error:

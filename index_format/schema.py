@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index_format.errors import IndexCorrupt, storage_error
+from index_format.errors import IndexCorrupt, ObjectMissing, storage_error
 from index_format.npz import ArraySpec
 
-ROW_GROUP = 512  # rows; a hit's text is read by row group, so small ones keep answers quick
+ROW_GROUP = 128  # rows; a hit's text is read by row group, so small ones keep answers quick
 
 ID = pa.field("id", pa.string(), nullable=False)
 CONTENT_HASH = pa.field("content_hash", pa.binary(32), nullable=False)
@@ -91,6 +91,8 @@ def open_parquet(path: Path, rows: int | None = None) -> pq.ParquetFile:
     try:
         # Buffering ahead is not safe where threads share the file.
         file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+    except FileNotFoundError:
+        raise ObjectMissing(f"{path} is gone.") from None
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise storage_error("open", str(path), error) from error

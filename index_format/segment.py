@@ -79,7 +79,7 @@ Nearest = Callable[[NDArray[np.float32]], NDArray[np.uint32]]
 
 def write_centroids(
     store: Store,
-    segment: EncodedSegment,
+    segment: EncodedSegment | SegmentRecord,
     files: FileCache,
     codec: Codec,
     book: Codebook,
@@ -235,15 +235,31 @@ class SegmentReader:
         deleted[self.document_rows[self.deleted]] = True
         return deleted
 
-    def read_documents(self, rows: list[int]) -> list[dict[str, object]]:
-        """Whole documents (id, title, text, metadata) in the order of `rows`; reads only their row groups."""
-        groups = sorted({row // schema.ROW_GROUP for row in rows})
+    @property
+    def documents_schema(self) -> pa.Schema:
+        """The columns of documents.parquet; metadata differs from segment to segment."""
         with self._reading:
-            names = [name for name in self._documents.schema_arrow.names if name != "content_hash"]
+            return self._documents.schema_arrow
+
+    def read_table(self) -> pa.Table:
+        """The whole of documents.parquet, deleted documents too."""
+        return self._read_columns(self.documents_schema.names)
+
+    def read_documents(self, rows: list[int]) -> list[dict[str, object]]:
+        """Whole documents (id, title, text, metadata) in the order of `rows`; reads only their row groups.
+
+        Metadata has no nulls: a field that is null says the same as one that is not there (SPEC §4.2).
+        """
+        groups = sorted({row // schema.ROW_GROUP for row in rows})
+        names = [name for name in self.documents_schema.names if name != "content_hash"]
         table = self._read_columns(names, groups)
         starts = {group: at * schema.ROW_GROUP for at, group in enumerate(groups)}
         places = [starts[row // schema.ROW_GROUP] + row % schema.ROW_GROUP for row in rows]
         documents: list[dict[str, object]] = table.take(places).to_pylist()
+        for document in documents:
+            metadata = document.get(schema.METADATA)
+            if isinstance(metadata, dict):
+                document[schema.METADATA] = {name: value for name, value in metadata.items() if value is not None}
         return documents
 
     def _read_columns(self, names: list[str], groups: list[int] | None = None) -> pa.Table:

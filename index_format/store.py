@@ -58,6 +58,9 @@ class Store(Protocol):
         ...
 
 
+_TEMPORARY = ".new-"
+
+
 class LocalStore:
     """A directory. `create` is link(2) of a synced temporary file: atomic, durable, first writer wins."""
 
@@ -73,10 +76,11 @@ class LocalStore:
         path = self._path(key)
         there = taken = False
         try:
-            self._make_directories(path.parent)
-            with _synced_temporary(path.parent, data) as temporary:
-                taken = not _link(temporary, path)
-                there = True
+            try:
+                taken = self._place(path, data)
+            except FileNotFoundError:
+                taken = self._place(path, data)  # `tidy` took the directory between two steps: once more
+            there = True
             # Also when it is taken: whoever hears so may build on it, and its writer may not have come so far.
             _sync_directory(path.parent)
         except OSError as error:
@@ -137,6 +141,22 @@ class LocalStore:
         if not found:
             raise _missing(self, key)
         return path
+
+    def tidy(self, before: float) -> None:
+        """Remove what crashes left: temporary files and empty directories unchanged since `before` (seconds)."""
+        for directory, _, names in os.walk(self.root, topdown=False):
+            for path in [Path(directory, name) for name in names if name.startswith(_TEMPORARY)]:
+                if _changed_at(path) < before:
+                    path.unlink(missing_ok=True)
+            if _changed_at(Path(directory)) < before:
+                with contextlib.suppress(OSError):  # not empty
+                    Path(directory).rmdir()
+
+    def _place(self, path: Path, data: bytes) -> bool:
+        """Link synced data to its name; returns whether the name was taken."""
+        self._make_directories(path.parent)
+        with _synced_temporary(path.parent, data) as temporary:
+            return not _link(temporary, path)
 
     def _make_directories(self, directory: Path) -> None:
         """Create missing directories, each made durable in its parent.
@@ -211,13 +231,21 @@ def open_store(address: str | os.PathLike[str]) -> Store:
     return LocalStore(text)
 
 
+def _changed_at(path: Path) -> float:
+    """When a file or directory last changed; never, where it is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
 def _missing(store: Store, key: str) -> ObjectMissing:
     return ObjectMissing(f"{store.address} has no object {key}.")
 
 
 @contextlib.contextmanager
 def _synced_temporary(directory: Path, data: bytes) -> Iterator[Path]:
-    name = directory / f".new-{uuid.uuid4().hex}"
+    name = directory / f"{_TEMPORARY}{uuid.uuid4().hex}"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         try:
@@ -227,7 +255,7 @@ def _synced_temporary(directory: Path, data: bytes) -> Iterator[Path]:
             os.close(descriptor)
         yield name
     finally:
-        name.unlink()
+        name.unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path) -> bool:

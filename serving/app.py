@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from serving.search import MAX_K, Hit
+from serving.search import MAX_K, Hit, Recall
 from serving.searcher import Refresher, Searcher
 
 _PAGE = Path(__file__).with_name("static") / "index.html"
@@ -26,6 +26,9 @@ class SearchRequest(BaseModel):
 
     query: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY_CHARACTERS)]
     k: int = Field(default=10, strict=True, ge=1, le=MAX_K, description="How many passages to return")
+    recall: Recall = Field(
+        default="balanced", description="'exact' scores every passage; the others stop when few can be missing"
+    )
 
 
 class SearchAnswer(BaseModel):
@@ -33,6 +36,8 @@ class SearchAnswer(BaseModel):
 
     version: int
     hits: list[Hit]
+    recall: Recall
+    scored: int = Field(description="How many passages were scored exactly")
     encode_ms: float
     search_ms: float
 
@@ -73,10 +78,8 @@ def make_app(searcher: Searcher, address: str, refresh_seconds: float = 1.0) -> 
 
     @app.post("/v1/search")
     def search(request: SearchRequest) -> SearchAnswer:
-        answer = searcher.search(request.query, request.k)
-        return SearchAnswer(
-            version=answer.version, hits=answer.hits, encode_ms=answer.encode_ms, search_ms=answer.search_ms
-        )
+        answer = searcher.search(request.query, request.k, request.recall)
+        return SearchAnswer(**{name: getattr(answer, name) for name in SearchAnswer.model_fields})
 
     @app.get("/v1/index")
     def index() -> IndexDescription:

@@ -11,20 +11,24 @@ from encoding.encoder import Encoder
 from index_format.change import refuse_other_encoder
 from index_format.errors import ColonnadeError, ObjectMissing, StorageError
 from index_format.index import Index
-from serving.search import Hit, search
+from index_format.manifest import Manifest
+from serving.search import Hit, Recall, rank, read_hits, search
 from serving.snapshot import Snapshot, open_snapshot
 
 _log = logging.getLogger("colonnade.serving")
-_WARM_QUERY = "warm"
+# Few words and many: each number of registers that a query fills has a kernel, compiled when first used.
+_WARM_QUERIES = ("warm", "a question of a sentence or two " * 3)
 _RETRY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hits, best first, and the index version that gave them."""
+    """Hits, best first, the index version that gave them, and how: the recall asked for, and passages scored."""
 
     version: int
     hits: list[Hit]
+    recall: Recall
+    scored: int
     encode_ms: float
     search_ms: float
 
@@ -47,15 +51,23 @@ class Searcher:
         self.fault: Fault | None = None
         self.snapshot = self._open(None)
 
-    def search(self, text: str, k: int) -> Answer:
+    def search(self, text: str, k: int, recall: Recall = "balanced") -> Answer:
         """The best `k` passages for a text. The whole answer comes from one version."""
         snapshot = self.snapshot
         start = time.perf_counter()
         vectors = self._encoder.encode_query(text)
         encoded = time.perf_counter()
-        hits = search(snapshot, vectors, k)
+        ranking = rank(snapshot, vectors, k, recall=recall)
+        hits = read_hits(snapshot, ranking)
         ended = time.perf_counter()
-        return Answer(snapshot.version, hits, 1000 * (encoded - start), 1000 * (ended - encoded))
+        return Answer(
+            version=snapshot.version,
+            hits=hits,
+            recall=recall,
+            scored=ranking.scored,
+            encode_ms=1000 * (encoded - start),
+            search_ms=1000 * (ended - encoded),
+        )
 
     def refresh(self) -> bool:
         """Open a newer version if there is one, warm it and swap it in. Returns whether it did.
@@ -80,10 +92,13 @@ class Searcher:
         return True
 
     def _open(self, previous: Snapshot | None) -> Snapshot:
-        manifest = self._index.current()
-        refuse_other_encoder(manifest, self._encoder.record, where=self._index.address)
-        snapshot = open_snapshot(self._index, manifest, previous)
-        search(snapshot, self._encoder.encode_query(_WARM_QUERY), 1)
+        def opener(manifest: Manifest) -> Snapshot:
+            refuse_other_encoder(manifest, self._encoder.record, where=self._index.address)
+            return open_snapshot(self._index, manifest, previous)
+
+        snapshot = self._index.open_current(opener)
+        for text in _WARM_QUERIES:
+            search(snapshot, self._encoder.encode_query(text), 1)
         return snapshot
 
 

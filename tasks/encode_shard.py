@@ -42,6 +42,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     encoder: EncoderRecord
     codec: CodecRecord
     chunking: ChunkingRecord
+    horizon: int = 0  # finished work from before it may be collected at any moment
 
     def work_key(self, shard: Shard) -> str:
         """The name of the result of encoding `shard` this way."""
@@ -69,7 +70,7 @@ calibrate_codec_task = as_task(calibrate_codec, "calibrate codec")
 def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
     """The segment of a shard, from its receipt when it was encoded before."""
     index = Index.at(recipe.address)
-    finished = read_receipt(index, recipe.work_key(shard))
+    finished = read_receipt(index, recipe.work_key(shard), recipe.horizon)
     if finished is not None:
         progress.report("encode", advance=shard.characters)
         return finished
@@ -90,15 +91,22 @@ def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
 encode_shard_task = as_task(encode_shard, "encode shard")
 
 
-def read_receipt(index: Index, work_key: str) -> EncodedSegment | None:
-    """The result of finished work, or None. A receipt whose files are gone or damaged counts for nothing."""
+def read_receipt(index: Index, work_key: str, horizon: int = 0) -> EncodedSegment | None:
+    """The result of finished work, or None.
+
+    A receipt whose files are gone, damaged or from before `horizon` counts for nothing and makes room for another.
+    """
+    key = keys.receipt(work_key)
     try:
-        segment = msgspec.json.decode(index.store.get(keys.receipt(work_key)), type=EncodedSegment)
+        segment = msgspec.json.decode(index.store.get(key), type=EncodedSegment)
         for file in (segment.documents_file, segment.passages_file, segment.codes_file):
             index.files.path(file)
+        if keys.drawn_at(segment.id) >= horizon:
+            return segment
     except (ObjectMissing, IndexCorrupt, msgspec.MsgspecError):
-        return None
-    return segment
+        pass
+    index.store.delete(key)
+    return None
 
 
 def remove_receipts(recipe: Recipe, shards: Sequence[Shard]) -> None:

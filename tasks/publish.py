@@ -5,7 +5,6 @@ from __future__ import annotations
 from index_format import change
 from index_format.change import Addition, Origin
 from index_format.commit import commit
-from index_format.errors import IndexNotFound
 from index_format.index import Index
 from index_format.manifest import Manifest
 from tasks import progress
@@ -27,13 +26,7 @@ publish_task = as_task(publish, "publish")
 def delete_documents(address: str, document_ids: list[str], origin: Origin) -> Manifest | None:
     """Delete documents as one new version. Returns its manifest, or None when none of them was there."""
     index = Index.at(address)
-
-    def without_them(base: Manifest | None) -> Manifest | None:
-        if base is None:
-            raise IndexNotFound(f"There is no index at {index.address}.")
-        return change.delete_documents(index, base, document_ids, origin)
-
-    return commit(index.store, without_them)
+    return index.change(lambda base: change.delete_documents(index, base, document_ids, origin))
 
 
 delete_documents_task = as_task(delete_documents, "delete documents")

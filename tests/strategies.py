@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +57,7 @@ class Recipe:
     codebook: Codebook
 
 
+@lru_cache
 def word_vector(word: str) -> NDArray[np.float32]:
     """The token vector of a word: float32 [DIM] of length 1, the same in every run."""
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")

@@ -66,7 +66,7 @@ def test_build_search_add_delete_and_inspect_work_together(run: Run, source: Pat
     assert json.loads(run("delete", index, "bees", "--json").out)["deleted"] == 1
     described = json.loads(run("inspect", index, "--json").out)
     assert (described["version"], described["documents"]) == (3, 2)
-    operations = [row["operation"] for row in json.loads(run("inspect", index, "--versions", "--json").out)]
+    operations = [row["operation"] for row in json.loads(run("versions", index, "--json").out)]
     assert operations == ["delete", "add", "build"]
 
 

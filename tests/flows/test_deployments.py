@@ -25,7 +25,7 @@ def _run(server: PrefectServer, deployment: str, parameters: dict[str, object]) 
 
 @pytest.mark.slow
 def test_every_flow_deploys_from_prefect_yaml_and_runs_on_a_worker(server: PrefectServer, tmp_path: Path) -> None:
-    """`prefect deploy --all`, a worker, and one run each of build, add and delete."""
+    """`prefect deploy --all`, a worker, and one run each of all flows."""
     index = tmp_path / "index"
     (tmp_path / "first.jsonl").write_text(
         '{"id": "a", "text": "Bees make honey."}\n{"id": "b", "text": "Cats sleep."}\n'
@@ -41,10 +41,12 @@ def test_every_flow_deploys_from_prefect_yaml_and_runs_on_a_worker(server: Prefe
         _run(server, "build-index/on-demand", {"source": source("first.jsonl"), "index": str(index)}),
         _run(server, "add-documents/on-demand", {"source": source("second.jsonl"), "index": str(index)}),
         _run(server, "delete-documents/on-demand", {"index": str(index), "ids": ["a"]}),
+        _run(server, "compact-index/on-demand", {"index": str(index)}),
+        _run(server, "collect-garbage/on-demand", {"index": str(index), "keep_versions": 1, "delete": True}),
     ]
 
-    assert [run["state_type"] for run in runs] == ["COMPLETED"] * 3
-    assert Index.at(index).versions() == [1, 2, 3]
+    assert [run["state_type"] for run in runs] == ["COMPLETED"] * 5
+    assert Index.at(index).versions() == [1, 2, 3, 4]
     assert Index.at(index).current().documents == 2
 
 

@@ -78,6 +78,9 @@ def read_plainly(root: Path, version: int | None = None) -> PlainIndex:
         parent = json.loads((root / "manifests" / f"{manifest['version'] - 1:020d}.json").read_bytes())
         must(manifest["parent_commit"] == parent["commit"]["id"], "the parent is the version before")
         must(manifest["index_id"] == parent["index_id"], "an index keeps its id")
+        for name in ("floor", "horizon"):
+            must(manifest[name] >= parent[name], f"{name} is not lower than in the version before")
+    check_retention(manifest)
     index = PlainIndex(manifest)
     dim, bits = manifest["encoder"]["dim"], manifest["codec"]["bits"]
     must(8 <= dim <= 1024 and dim % 8 == 0 and bits in (1, 2, 4, 8), "dimensions and bits are in range")
@@ -90,6 +93,17 @@ def read_plainly(root: Path, version: int | None = None) -> PlainIndex:
     for record in manifest["segments"]:
         read_segment(root, record, index, mean, bits)
     return index
+
+
+def check_retention(manifest: dict[str, Any]) -> None:
+    """§6.1 and §7.2."""
+    version = manifest["version"]
+    must(1 <= manifest["floor"] <= version and manifest["horizon"] >= 0, "floor and horizon are in range")
+    for name, tagged in manifest["tags"].items():
+        must(re.fullmatch("[A-Za-z][A-Za-z0-9._-]{0,63}", name) is not None, "tags have names")
+        must(1 <= tagged <= version, "a tag names a version")
+    restored = manifest["commit"]["restored"]
+    must(restored is None or 1 <= restored < version, "a rollback restores an older version")
 
 
 def read_segment(root: Path, record: dict[str, Any], index: PlainIndex, mean: np.ndarray, bits: int) -> None:
@@ -170,7 +184,7 @@ def read_table(root: Path, file: dict[str, Any], kind: str, rows: int) -> pa.Tab
     parquet = pq.ParquetFile(io.BytesIO(read_bytes(root, file, kind)), page_checksum_verification=True)
     must(parquet.metadata.num_rows == rows, "a table has its promised rows")
     groups = [parquet.metadata.row_group(number).num_rows for number in range(parquet.metadata.num_row_groups)]
-    must(groups == [512] * (rows // 512) + [rows % 512] * bool(rows % 512), "row groups have 512 rows")
+    must(groups == [128] * (rows // 128) + [rows % 128] * bool(rows % 128), "row groups have 128 rows")
     table = parquet.read()
     columns = {one.name: str(one.type) for one in table.schema}
     if kind == "passages":

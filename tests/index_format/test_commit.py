@@ -213,6 +213,84 @@ def test_a_lost_answer_after_a_lost_race_is_no_success(store: Store) -> None:
     assert [read_version(store, version).commit.operation for version in versions(store)] == ["another", "ours"]
 
 
+def test_a_late_create_of_a_version_that_was_collected_is_no_success(store: Store) -> None:
+    """Its key was free again only because the version that took it is gone: the change is made anew."""
+    commit(store, next_version)
+    late: list[str] = []
+
+    def is_held_up(inner: Store, key: str, data: bytes) -> None:
+        if not late:
+            late.append(key)
+            for _ in range(3):
+                commit(inner, lambda base: next_version(base, "another"))
+            inner.delete(key)
+        inner.create(key, data)
+
+    published = commit(UnreliableStore(store, is_held_up), lambda base: next_version(base, "ours"))
+    assert published is not None
+    assert published == read_head(store)
+    assert published.version == 5
+
+
+def test_a_late_create_whose_neighbours_are_collected_too_is_unknown(store: Store) -> None:
+    """It may have been the history's own, collected at once: nobody can tell, so we do not guess."""
+    commit(store, next_version)
+
+    def is_held_up_for_long(inner: Store, key: str, data: bytes) -> None:
+        for _ in range(3):
+            commit(inner, lambda base: next_version(base, "another"))
+        for version in (2, 3):
+            inner.delete(keys.manifest(version))
+        inner.create(key, data)
+
+    with pytest.raises(CommitUnknown, match="whether it counts cannot be seen"):
+        commit(UnreliableStore(store, is_held_up_for_long), lambda base: next_version(base, "ours"))
+    head = read_head(store)
+    assert head is not None
+    assert head.version == 4
+
+
+def test_a_change_that_reads_a_collected_version_starts_over(store: Store) -> None:
+    """Its files are gone because there is a newer one; when there is none, they are missing."""
+    commit(store, next_version)
+    seen: list[int] = []
+
+    def change(base: Manifest | None) -> Manifest:
+        assert base is not None
+        seen.append(base.version)
+        if len(seen) == 1:
+            commit(store, lambda current: next_version(current, "another"))
+            raise ObjectMissing("a file of version 1 is gone")
+        return next_version(base)
+
+    commit(store, change)
+    assert seen == [1, 2]
+
+    def misses(base: Manifest | None) -> Manifest:
+        raise ObjectMissing("a file of the current version is gone")
+
+    with pytest.raises(ObjectMissing, match="current version"):
+        commit(store, misses)
+
+
+def test_a_head_that_is_collected_before_it_is_read_is_looked_for_again(store: Store) -> None:
+    """The listing showed it, and a newer one came and pushed it out."""
+    commit(store, next_version)
+    listings: list[list[str]] = []
+
+    class Listing(UnreliableStore):
+        def list(self, prefix: str) -> list[str]:
+            listings.append(super().list(prefix))
+            if len(listings) == 1:
+                commit(self.inner, next_version)
+                self.inner.delete(keys.manifest(1))
+            return listings[-1]
+
+    head = read_head(Listing(store, refuses))
+    assert head is not None
+    assert head.version == 2
+
+
 def test_a_writer_that_never_wins_gives_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """After many lost races it says so, and has published nothing."""
     monkeypatch.setattr("time.sleep", lambda _: None)

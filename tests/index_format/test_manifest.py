@@ -81,6 +81,9 @@ def make_manifest() -> Manifest:
                 ),
             ]
         ],
+        floor=1,
+        horizon=17,
+        tags={"kept": 1},
     )
 
 
@@ -134,6 +137,21 @@ def test_an_unknown_writer_flag_can_be_read_but_not_written() -> None:
     with pytest.raises(UnsupportedFormat, match="postings"):
         refuse_unknown_writer(manifest, where="here")
     refuse_unknown_writer(make_manifest(), where="here")
+
+
+@pytest.mark.parametrize("wrong", [{"floor": 0}, {"floor": 8}, {"tags": {"kept": 8}}, {"tags": {"kept": 0}}])
+def test_what_is_retained_is_a_version_up_to_this_one(wrong: dict[str, object]) -> None:
+    """A floor or a tag that names no version would let a collector remove too much."""
+    with pytest.raises(IndexCorrupt, match="names no version"):
+        decode({**as_json(), **wrong})
+
+
+def test_a_version_is_retained_above_the_floor_or_by_a_tag() -> None:
+    """Others may be there still, and are no versions any more."""
+    manifest = make_manifest()
+    assert [version for version in range(10) if manifest.retains(version)] == [1, 2, 3, 4, 5, 6, 7]
+    collected = msgspec.structs.replace(manifest, floor=6)
+    assert [version for version in range(10) if collected.retains(version)] == [1, 6, 7]
 
 
 HOSTILE = [
@@ -195,16 +213,8 @@ def all_keys(document: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str 
     return below + [(*path, step) for step, _ in steps] if isinstance(document, dict) else below
 
 
-OPTIONAL = {
-    "added",
-    "changed",
-    "deleted",
-    "rejected",
-    "rejected_file",
-    "source_fingerprint",
-    "deletions",
-    "pool_factor",
-}
+OPTIONAL = {"added", "changed", "deleted", "rejected", "rejected_file", "source_fingerprint", "deletions"}
+OPTIONAL |= {"restored", "kept", "pool_factor"}
 REQUIRED = [path for path in all_keys(as_json()) if path[-1] not in OPTIONAL]
 
 

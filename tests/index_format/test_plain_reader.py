@@ -120,6 +120,10 @@ def edit_manifest(root: Path, edit: Callable[[dict[str, Any]], object]) -> None:
         (lambda one: one["segments"][1].update(tokens=3), "codes"),
         (lambda one: one["segments"][0]["deletions"].update(documents=1), "counted"),
         (lambda one: one["segments"][0].update(deletions=None), "live once"),
+        (lambda one: one.update(floor=4), "floor and horizon"),
+        (lambda one: one.update(horizon=-1), "horizon"),
+        (lambda one: one.update(tags={"next": 4}), "a tag names a version"),
+        (lambda one: one["commit"].update(restored=3), "older version"),
     ],
 )
 def test_the_plain_reader_notices_a_broken_rule(

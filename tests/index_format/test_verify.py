@@ -239,7 +239,7 @@ def test_a_table_that_was_written_otherwise_is_named(root: Path, options: dict[s
     _, manifest = head(root)
     file = manifest["segments"][0]["passages_file"]
     buffer = io.BytesIO()
-    written = {"compression": "zstd", "row_group_size": 512, "write_page_checksum": True, **options}
+    written = {"compression": "zstd", "row_group_size": 128, "write_page_checksum": True, **options}
     pq.write_table(pa.table(table(root, file), schema=schema.PASSAGES), buffer, **written)
     forge(root, file, buffer.getvalue())
     found = faults(root)

@@ -57,7 +57,7 @@ def test_a_search_answers_with_hits_best_first(client: TestClient) -> None:
     response = client.post("/v1/search", json={"query": "Who makes honey?", "k": 2})
     assert response.status_code == 200
     answer = response.json()
-    assert set(answer) == {"version", "hits", "encode_ms", "search_ms"}
+    assert set(answer) == {"version", "hits", "recall", "scored", "encode_ms", "search_ms"}
     assert answer["version"] == 1
     best, second = answer["hits"]
     assert best["score"] > second["score"]
@@ -117,6 +117,8 @@ def test_odd_queries_are_answered(client: TestClient, query: str) -> None:
         ({"k": 3}, "query"),
         ({}, "query"),
         ({"query": "bees", "top": 3}, "top"),
+        ({"query": "bees", "recall": "perfect"}, "recall"),
+        ({"query": "bees", "recall": 0.9}, "recall"),
     ],
 )
 def test_a_bad_request_is_told_which_field_is_wrong(client: TestClient, body: dict[str, object], field: str) -> None:

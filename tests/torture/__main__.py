@@ -29,7 +29,7 @@ def main() -> None:
         with Progress(console=Console(stderr=True)) as progress:
             bar = progress.add_task(name, total=count)
             figure = TORTURES[name].run(count, arguments.seed, partial(progress.advance, bar))
-        print(f"{name}: {figure} (seed {arguments.seed}, {time.monotonic() - start:.0f} s)", flush=True)  # noqa: T201
+        print(f"{name}: {figure} (seed {arguments.seed}, {time.monotonic() - start:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

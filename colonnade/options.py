@@ -1,0 +1,29 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A .parquet, .csv, .tsv, .jsonl or .ndjson file, or a folder of .txt and .md files; local or s3://",
+    ),
+]
+IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="Directory of the index, or s3://bucket/prefix")]
+IdColumn = Annotated[str, typer.Option(help="Column with the id of each document")]
+TextColumn = Annotated[str, typer.Option(help="Column with the text")]
+TitleColumn = Annotated[str, typer.Option(help="Column with the title, if there is one")]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        help="'embedded' (all-MiniLM-L6-v2, no network), a folder with a model, s3://bucket/prefix, or owner/name on "
+        "the Hugging Face hub  [default: the index's own; 'embedded' for a new one]",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
+ListRejected = Annotated[bool, typer.Option(help="List the rows that were set aside, with their reasons")]

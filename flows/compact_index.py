@@ -1,0 +1,21 @@
+"""Small segments into large ones, without their deleted documents; every answer stays what it was."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from prefect import flow
+
+from flows.parameters import CompactParameters
+from flows.summary import show_in_prefect
+from index_format.compaction import Compacted, CompactionPolicy
+from tasks.upkeep import compact_task
+
+
+@flow(name="compact-index")
+def compact_index(parameters: CompactParameters) -> Compacted:
+    """Rewrite small segments and those with many deletions. Run it beside anything else, at any time."""
+    policy = CompactionPolicy(alike=parameters.alike, deleted_share=parameters.deleted_share)
+    done = compact_task(parameters.index, policy)
+    show_in_prefect(asdict(done), parameters.index)
+    return done

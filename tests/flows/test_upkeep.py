@@ -1,0 +1,115 @@
+"""The flows that look after an index, and what a build does when one of them changes the index under it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from flows import build_index as build_flow
+from flows.build_index import build_index
+from flows.collect_garbage import collect_garbage
+from flows.compact_index import compact_index
+from flows.parameters import BuildParameters, CollectParameters, CompactParameters
+from index_format import change, keys
+from index_format.change import Origin
+from index_format.files import write_object
+from index_format.index import Index
+from index_format.manifest import CodebookRecord
+from index_format.npz import write_npz
+from tasks import encode_shard
+from tasks.rows import Source
+from tests.strategies import live_texts
+
+pytestmark = pytest.mark.usefixtures("prefect_here")
+
+
+def build(tmp_path: Path, **texts: str) -> None:
+    path = tmp_path / f"{'-'.join(texts)}.jsonl"
+    path.write_text("\n".join(json.dumps({"id": name, "text": text}) for name, text in texts.items()))
+    build_index(BuildParameters(source=Source(location=str(path)), index=str(tmp_path / "index")))
+
+
+def test_compacting_and_collecting_leave_one_segment_and_the_last_version(tmp_path: Path) -> None:
+    """Two builds, joined; a dry run first, which changes nothing."""
+    build(tmp_path, a="Bees make honey.")
+    build(tmp_path, b="Cats sleep all day.")
+    place = str(tmp_path / "index")
+    done = compact_index(CompactParameters(index=place, alike=2))
+    assert (done.segments_before, done.segments_after, done.version) == (2, 1, 3)
+    settings = {"index": place, "keep_versions": 1, "keep_days": 0}
+    dry = collect_garbage(CollectParameters(**settings))
+    assert dry.versions == [1, 2]
+    assert Index.at(place).versions() == [1, 2, 3]
+    assert collect_garbage(CollectParameters(**settings, delete=True)).sizes == dry.sizes
+    assert Index.at(place).versions() == [3, 4]
+    assert live_texts(Index.at(place)) == {"a": "Bees make honey.", "b": "Cats sleep all day."}
+
+
+def test_a_codebook_that_is_replaced_under_a_build_costs_it_the_centroids_alone(tmp_path: Path, monkeypatch) -> None:
+    """Codes are direct, so nothing is encoded again."""
+    build(tmp_path, a="Bees make honey.")
+    index = Index.at(tmp_path / "index")
+    publish, codebooks, encoded = build_flow.publish_task, [], []
+
+    def replace_then_publish(*arguments: object) -> object:
+        if not codebooks:
+            codebooks.append(_another_codebook(index))
+            change.replace_codebook(index, index.current().codebook.id, codebooks[0], Origin("codebook"))
+        return publish(*arguments)
+
+    write = encode_shard.write_segment
+    monkeypatch.setattr(encode_shard, "write_segment", lambda *given: encoded.append(1) or write(*given))
+    monkeypatch.setattr(build_flow, "publish_task", replace_then_publish)
+    build(tmp_path, b="Cats sleep all day.")
+    assert encoded == [1]
+    head = index.current()
+    assert (head.version, head.codebook) == (3, codebooks[0])
+    assert set(live_texts(index)) == {"a", "b"}
+    for segment in index.segments(head):
+        assert set(segment.centroids.ids.tolist()) == {0}
+
+
+def test_finished_work_from_before_the_horizon_is_done_again(tmp_path: Path, monkeypatch) -> None:
+    """A run that was killed long ago left a receipt; what it wrote may be collected at any moment."""
+    build(tmp_path, a="Bees make honey.")
+    place = tmp_path / "index"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(build_flow, "publish_task", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, b="Cats sleep all day.")
+    (receipt,) = Index.at(place).store.list(keys.RECEIPTS)
+    index = Index.at(place)
+    raise_horizon(index)
+    build(tmp_path, b="Cats sleep all day.")
+    assert set(live_texts(index)) == {"a", "b"}
+    assert receipt not in index.store.list(keys.RECEIPTS)
+
+
+def raise_horizon(index: Index) -> None:
+    """As a collector does that found all that was written so far too old."""
+    time.sleep(0.002)
+    now = time.time_ns() // 1_000_000
+    index.change(
+        lambda base: msgspec.structs.replace(
+            change.next_version(base, change.commit_record(Origin("gc")), base.segments), horizon=now
+        )
+    )
+    time.sleep(0.002)
+
+
+def _another_codebook(index: Index) -> CodebookRecord:
+    """One centroid: every id is 0."""
+    book_id = keys.new_id()
+    dim = index.current().encoder.dim
+    arrays = {"centroids": np.zeros((1, dim), np.float32)}
+    file = write_object(index.store, keys.codebook(book_id), write_npz(arrays))
+    return CodebookRecord(id=book_id, centroids=1, trained_on_tokens=1, file=file)
