@@ -77,15 +77,15 @@ def commit(store: Store, change: Change) -> Manifest | None:
     """
     for attempt in range(_ATTEMPTS):
         base = read_head(store)
-        if base is None:
-            refuse_unsafe_store(store)
-        else:
+        if base is not None:
             refuse_unknown_writer(base, where=store.address)
         try:
             proposed = change(base)
             if proposed is None:
                 return None
-            if base is not None:
+            if base is None:
+                refuse_unsafe_store(store)
+            else:
                 refuse_collectable(store, base, _newly_named(store, base, proposed))
         except (ObjectMissing, IndexNotFound):
             if not was_replaced(store, base):

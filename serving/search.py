@@ -6,7 +6,8 @@
 4. MaxSim of the candidates on their codes.
 5. The best k by score, then by document id, then by place in the document.
 
-A small snapshot, and any when `recall` is "exact", skips 1 to 3 and is searched exhaustively: that misses nothing.
+A snapshot that is small enough for the `recall` asked for skips 1 to 3 and is searched exhaustively: that misses
+nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ FIRST = 256
 FIRST_PER_HIT = 4
 """How many candidates are scored before it is known how many a query needs."""
 
-EXHAUSTIVE_BYTES = 4_000_000
-"""Codes of at most so many bytes are scored whole: about a millisecond (docs/decisions/0003)."""
+EXHAUSTIVE_BYTES: dict[Recall, float] = {"fast": 4_000_000, "balanced": 160_000_000, "exact": np.inf}
+"""Codes of at most so many bytes are scored whole: 1 and 50 milliseconds on one core (docs/decisions/0003)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ def rank(
 ) -> Ranking:
     """The best `k` passages for query vectors float32 [Q, D].
 
-    recall: "exact" scores every passage; "balanced" and "fast" stop when few of the best k can be missing.
+    recall: "exact" scores every passage; "balanced" and "fast" do so up to a size of the index, and beyond it stop
+    when few of the best k can be missing.
     candidates: score this many instead, and those that tie with the last of them.
     allowed: bool [P], which passages may be found; all by default, the deleted ones never. threads: for this query.
     """
@@ -95,7 +97,7 @@ def rank(
     def score(passages: NDArray[np.int64]) -> NDArray[np.float32]:
         return maxsim(query, snapshot.table, snapshot.codec.row_bytes, passages, threads=threads)
 
-    whole = recall == "exact" or snapshot.tokens * snapshot.codec.row_bytes <= EXHAUSTIVE_BYTES
+    whole = snapshot.tokens * snapshot.codec.row_bytes <= EXHAUSTIVE_BYTES[recall]
     if whole and candidates is None:
         everything = np.flatnonzero(found)
         scored = Scored(everything, score(everything))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _log = logging.getLogger("colonnade.serving")
 # Few words and many: each number of registers that a query fills has a kernel, compiled when first used.
 _WARM_QUERIES = ("warm", "a question of a sentence or two " * 3)
 _RETRY_SECONDS = 30.0
+_THREADS = os.cpu_count() or 1  # of one query; several queries share them
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Searcher:
         start = time.perf_counter()
         vectors = self._encoder.encode_query(text)
         encoded = time.perf_counter()
-        ranking = rank(snapshot, vectors, k, recall=recall)
+        ranking = rank(snapshot, vectors, k, recall=recall, threads=_THREADS)
         hits = read_hits(snapshot, ranking)
         ended = time.perf_counter()
         return Answer(
