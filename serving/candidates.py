@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 _GROWTH = 2
 _WHOLE_SHARE = 0.5  # when more than this share is wanted, all are scored: the order no longer saves anything
@@ -39,7 +40,7 @@ def score_candidates(approximate: NDArray[np.int32], score: Score, k: int, *, fi
     in ascending order. first: how many passages are scored at first. tolerance: how many of the best k may
     be expected to be missed, as a share of k.
     """
-    histogram = np.bincount(approximate[approximate >= 0]) if len(approximate) else np.zeros(1, np.int64)
+    histogram = np.bincount(approximate[approximate >= 0])
     at_least = np.cumsum(histogram[::-1])[::-1]  # passages with this approximate score or a higher one
     total = int(at_least[0]) if len(at_least) else 0
     taken, ceiling = Scored(np.zeros(0, np.int64), np.zeros(0, np.float32)), len(histogram)
@@ -49,9 +50,9 @@ def score_candidates(approximate: NDArray[np.int32], score: Score, k: int, *, fi
             wanted = total
         # All that tie with the last one stay: which of them came first would depend on the segments.
         floor = int(np.searchsorted(-at_least, -wanted, side="right")) - 1 if wanted else ceiling
-        fresh = np.flatnonzero((approximate >= max(floor, 0)) & (approximate < ceiling))
+        fresh = np.flatnonzero((approximate >= floor) & (approximate < ceiling))
         taken = _merge(taken, Scored(fresh, score(fresh)))
-        ceiling = max(floor, 0)
+        ceiling = floor
         if len(taken.passages) >= total or len(taken.passages) <= k:
             return taken
         missed = _expected_beyond(histogram[:ceiling], approximate[taken.passages], taken.scores, k)
@@ -89,12 +90,4 @@ def _expected_beyond(
     scores = np.flatnonzero(left)
     needed = threshold - (y_mean + slope * (scores - x_mean))
     seen = 1 - np.searchsorted(np.sort(errors), needed, side="right") / len(errors)
-    return float((left[scores] * np.maximum(_normal_tail(needed / spread), seen)).sum())
-
-
-def _normal_tail(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The share of a standard normal beyond `distance`, after Abramowitz and Stegun 26.2.17 (error below 1e-7)."""
-    t = 1 / (1 + 0.2316419 * np.abs(distance))
-    series = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
-    tail = np.exp(-0.5 * distance * distance) / np.sqrt(2 * np.pi) * series
-    return np.asarray(np.where(distance >= 0, tail, 1 - tail), np.float64)
+    return float((left[scores] * np.maximum(ndtr(-needed / spread), seen)).sum())
