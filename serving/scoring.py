@@ -188,7 +188,7 @@ def nearest_centroids(
         for at in range(first * size, min(last * size, len(vectors)), size):
             own = vectors[at : at + size]
             levels, scales = _round(own)
-            lanes = _fill(_padded_rows(levels, size), _padded(scales, size), np.zeros(size, np.float32), 8, level)
+            lanes = _fill(_padded(levels, size), _padded(scales, size), np.zeros(size, np.float32), 8, level)
             kernel(
                 len(centroids.codes),
                 centroids.codes.shape[1],
@@ -256,14 +256,9 @@ def _in_threads(work: Callable[[int, int], None], count: int, threads: int) -> N
     return None
 
 
-def _padded(values: NDArray[Value], lanes: int) -> NDArray[Value]:
-    padded = np.zeros(lanes, values.dtype)
-    padded[: len(values)] = values
-    return padded
-
-
-def _padded_rows(values: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
-    padded = np.zeros((rows, values.shape[1]), np.float32)
+def _padded(values: NDArray[Value], length: int) -> NDArray[Value]:
+    """The values and zeros after them, up to `length` along the first axis."""
+    padded = np.zeros((length, *values.shape[1:]), values.dtype)
     padded[: len(values)] = values
     return padded
 
