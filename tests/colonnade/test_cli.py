@@ -5,41 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from colonnade import cli
 from index_format.index import Index
+from tests.colonnade.command import Run, runner
 from tests.strategies import add, make_recipe
-
-
-class Outcome(NamedTuple):
-    """What a command printed and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
 
 
 @pytest.fixture
 def run(prefect_here, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run `colonnade ...` in this process."""
-
-    def _run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["colonnade", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        return Outcome(int(stop.value.code or 0), out, err)
-
-    return _run
+    """With a Prefect of its own."""
+    return runner(monkeypatch, capfd)
 
 
 @pytest.fixture

@@ -7,41 +7,19 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from colonnade import cli
 from index_format.index import Index
+from tests.colonnade.command import Run, runner
 from tests.strategies import Recipe, add, delete, live_texts, make_recipe
-
-
-class Outcome(NamedTuple):
-    """What a command printed and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run `colonnade ...` in this process; these commands need no Prefect."""
-
-    def _run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["colonnade", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        return Outcome(int(stop.value.code or 0), out, err)
-
-    return _run
+    """These commands need no Prefect."""
+    return runner(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")
