@@ -57,15 +57,22 @@ def read_version(store: Store, version: int) -> Manifest:
 
 
 def read_head(store: Store) -> Manifest | None:
-    """The current manifest, or None where there is no index."""
-    seen = None
+    """The current manifest, or None where there is no index.
+
+    Listed again after it was read: the version that was listed may have been collected meanwhile, and a create that
+    was held up for long may have taken its key again with something that never counted.
+    """
+    missed = None
     while found := versions(store):
         try:
-            return read_version(store, found[-1])
+            head = read_version(store, found[-1])
         except IndexNotFound:
-            if found[-1] == seen:
+            if found[-1] == missed:
                 raise
-            seen = found[-1]  # collected since the listing, because there are newer versions: look again
+            missed = found[-1]  # collected since the listing, because there are newer versions
+            continue
+        if not was_replaced(store, head):
+            return head
     return None
 
 

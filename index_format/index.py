@@ -72,8 +72,6 @@ class Index:
         """
         while True:
             manifest = self.current()
-            if commit.was_replaced(self.store, manifest):
-                continue  # or it was collected, and a late create took its key again with something else
             try:
                 return opener(manifest)
             except ObjectMissing:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_format import keys
-from index_format.commit import read_version, versions
+from index_format.commit import read_head, read_version, versions
 from index_format.errors import IndexCorrupt, IndexNotFound, ObjectMissing
 from index_format.files import FileCache
 from index_format.manifest import FileRef, Manifest, SegmentRecord
@@ -76,12 +76,21 @@ class _Walk:
 
 def wanted_versions(store: Store, version: int | None, *, all_versions: bool) -> list[int]:
     """The versions to check: all that are retained, the one asked for, or the current one. Raises IndexNotFound."""
-    retained = versions(store)
+    retained = _retained(store)
     if not retained:
         raise IndexNotFound(f"There is no index at {store.address}.")
     if version is not None and version not in retained:
         raise IndexNotFound(f"{store.address} has no version {version}; it has {retained}.")
     return retained if all_versions else [version or retained[-1]]
+
+
+def _retained(store: Store) -> list[int]:
+    """The versions that the current one retains, there or not; others are garbage. All, if that cannot be read."""
+    try:
+        head = read_head(store)
+    except (IndexCorrupt, IndexNotFound):
+        return versions(store)
+    return sorted({*range(head.floor, head.version + 1), *head.tags.values()}) if head else []
 
 
 def verify(store: Store, wanted: Collection[int]) -> Iterator[Fault]:
@@ -93,10 +102,10 @@ def verify(store: Store, wanted: Collection[int]) -> Iterator[Fault]:
 
 def _verify(walk: _Walk, wanted: Collection[int]) -> Iterator[Fault]:
     previous = None
-    for version in versions(walk.store):
+    for version in _retained(walk.store):
         try:
             manifest = read_version(walk.store, version)
-        except IndexCorrupt as error:
+        except (IndexCorrupt, IndexNotFound) as error:
             yield Fault(version, keys.manifest(version), None, str(error), RESTORE)
             previous = None
             continue
@@ -108,14 +117,12 @@ def _verify(walk: _Walk, wanted: Collection[int]) -> Iterator[Fault]:
 
 
 def _check_chain(previous: Manifest | None, manifest: Manifest) -> Iterator[Fault]:
-    """The rules between a manifest and the one before it."""
+    """The rules between a manifest and the one before it that is retained."""
     broken = []
     if manifest.version == 1 and manifest.parent_commit is not None:
         broken.append("version 1 has a parent_commit")
     if previous is not None:
-        if manifest.version != previous.version + 1:
-            broken.append(f"versions {previous.version + 1} to {manifest.version - 1} are missing")
-        elif manifest.parent_commit != previous.commit.id:
+        if manifest.version == previous.version + 1 and manifest.parent_commit != previous.commit.id:
             broken.append("parent_commit is not the commit of the version before")
         broken += [
             f"{name} differs from the version before"

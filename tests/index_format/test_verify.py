@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index_format import keys, schema
+from index_format import history, keys, schema
+from index_format.change import Origin
 from index_format.errors import IndexCorrupt, IndexNotFound
+from index_format.garbage import collect_garbage
+from index_format.history import Retention
 from index_format.index import Index
 from index_format.manifest import seal
 from index_format.npz import write_npz
@@ -289,10 +293,22 @@ def test_a_missing_or_damaged_version_is_named_and_the_others_are_checked(root: 
     """A gap in the history, and a manifest whose bytes changed."""
     first, second, _ = sorted((root / "manifests").iterdir())
     second.unlink()
-    assert [fault.problem for fault in faults(root)] == ["versions 2 to 2 are missing"]
+    (fault,) = faults(root)
+    assert (fault.version, fault.file) == (2, keys.manifest(2))
+    assert "has no version 2; it has [1, 3]" in fault.problem
     first.write_bytes(first.read_bytes().replace(b'"add"', b'"odd"'))
-    (fault,) = faults(root, [1, 3])
-    assert (fault.version, fault.file) == (1, keys.manifest(1))
+    assert [(fault.version, fault.file) for fault in faults(root)] == [(1, keys.manifest(1)), (2, keys.manifest(2))]
+
+
+def test_what_garbage_collection_leaves_out_is_no_fault(root: Path) -> None:
+    """A tag keeps version 1; version 2 is gone, and so are the files that it alone named."""
+    index = Index.at(root)
+    index.change(lambda base: history.tag(index, base, "first", 1, Origin("tag")))
+    collect_garbage(index, Retention(versions=1, days=0), time.time_ns() // 1_000_000)
+    store = open_store(root)
+    retained = wanted_versions(store, None, all_versions=True)
+    assert (retained[0], 2 in retained) == (1, False)
+    assert faults(root, retained) == []
 
 
 def test_a_document_that_is_live_twice_is_named(root: Path) -> None:

@@ -1,21 +1,33 @@
 """What is done to an index while it is tortured, and what must be true of it afterwards.
 
 An operation is planned before it runs: what the index must hold when it is done is known even if it never says so.
-Compaction and the like belong here too: their plan is that the documents stay.
+The plan of compaction, garbage collection and another codebook is that the documents stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
+
+from index_format import keys
+from index_format.change import Origin, replace_codebook
+from index_format.compaction import CompactionPolicy, compact_index
+from index_format.files import write_object
+from index_format.garbage import collect_garbage
+from index_format.history import Retention
 from index_format.index import Index
+from index_format.manifest import CodebookRecord
+from index_format.npz import write_npz
 from index_format.verify import verify
-from tests.strategies import WORDS, add, delete, live_texts, make_recipe, recipe_of
+from tests.strategies import CENTROIDS, WORDS, add, delete, live_texts, make_recipe, recipe_of, word_vector
 
 Documents = dict[str, str]
 IDS = [f"doc-{number}" for number in range(8)]
+ALL_SMALL = CompactionPolicy(alike=2, deleted_share=0.01)
 FIRST = dict.fromkeys(IDS[:4], "harbour lantern copper")
 
 
@@ -43,8 +55,31 @@ def _delete(documents: Mapping[str, str], rng: Random) -> Plan:
     return Plan("delete", lambda index: delete(index, *gone), left)
 
 
+def _compact(documents: Mapping[str, str], _rng: Random) -> Plan:
+    return Plan("compact", lambda index: compact_index(index, ALL_SMALL), dict(documents))
+
+
+def _collect(documents: Mapping[str, str], rng: Random) -> Plan:
+    """With no grace at all: whatever a change that failed or was killed left behind goes."""
+    retention = Retention(versions=rng.randint(1, 3), days=0)
+    return Plan("gc", lambda index: collect_garbage(index, retention, time.time_ns() // 1_000_000), dict(documents))
+
+
+def _retrain(documents: Mapping[str, str], rng: Random) -> Plan:
+    chosen = rng.sample(WORDS, CENTROIDS)
+    return Plan("codebook", lambda index: _another_codebook(index, chosen), dict(documents))
+
+
+def _another_codebook(index: Index, chosen: Sequence[str]) -> None:
+    replaced, book_id = index.current().codebook.id, keys.new_id()
+    data = write_npz({"centroids": np.stack([word_vector(word) for word in chosen])})
+    file = write_object(index.store, keys.codebook(book_id), data)
+    book = CodebookRecord(id=book_id, centroids=CENTROIDS, trained_on_tokens=len(chosen), file=file)
+    replace_codebook(index, replaced, book, Origin("codebook"))
+
+
 Planner = Callable[[Mapping[str, str], Random], Plan]
-OPERATIONS: list[Planner] = [_ingest, _ingest, _delete]
+OPERATIONS: list[Planner] = [_ingest, _ingest, _ingest, _delete, _compact, _collect, _retrain]
 
 
 def begin(index: Index) -> Documents:
