@@ -20,10 +20,9 @@ from index_format.errors import ColonnadeError, CommitUnknown
 from index_format.index import Index
 from index_format.store import LocalStore
 from tests.torture.disk import Call, in_memory, watched
-from tests.torture.operations import Documents, Plan, first_build, must_hold, plans
+from tests.torture.operations import FIRST, Documents, Plan, first_build, must_hold, one_of_each
 from tests.torture.registry import Step
 
-OPERATIONS = 4  # at least, the first build among them
 FAULTS = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "EMFILE", "short write")
 
 
@@ -55,16 +54,17 @@ def run(count: int, seed: int, step: Step) -> str:
     with tempfile.TemporaryDirectory(dir=in_memory()) as folder:
         base, root = Path(folder, "base"), Path(folder, "index")
         base.mkdir()
-        documents, plan = Documents(), first_build()
+        documents, row = Documents(), [first_build(), *one_of_each(FIRST, rng.randrange(2**32))]
+        share = -(-count // len(row))
         while outcomes.total() < count:
-            for case in _cases(base, plan, rng)[: min(-(-count // OPERATIONS), count - outcomes.total())]:
+            plan, *row = row or one_of_each(documents, rng.randrange(2**32))
+            for case in _cases(base, plan, rng)[: min(share, count - outcomes.total())]:
                 outcomes[_fail(base, root, documents, plan, case, seed)] += 1
                 shutil.rmtree(root)
                 step()
             operations += 1
             plan.run(Index(LocalStore(base)))
             documents = plan.after
-            (plan,) = plans(documents, rng.randrange(2**32))[:1]
     failed, done = outcomes["failed"], outcomes["done"]
     return (
         f"{count:,} failing calls in {operations} operations: {failed:,} ended in an error of ours, {done:,} were "

@@ -79,7 +79,8 @@ def _another_codebook(index: Index, chosen: Sequence[str]) -> None:
 
 
 Planner = Callable[[Mapping[str, str], Random], Plan]
-OPERATIONS: list[Planner] = [_ingest, _ingest, _ingest, _delete, _compact, _collect, _retrain]
+# In an order in which each finds something to do.
+OPERATIONS: list[Planner] = [_ingest, _ingest, _delete, _retrain, _ingest, _compact, _collect]
 
 
 def begin(index: Index) -> Documents:
@@ -100,6 +101,15 @@ def plans(documents: Documents, seed: int) -> list[Plan]:
         plan = rng.choice(OPERATIONS)(documents, rng)
         documents = plan.after
         made.append(plan)
+    return made
+
+
+def one_of_each(documents: Documents, seed: int) -> list[Plan]:
+    """Every operation, each with something to do."""
+    rng, made = Random(seed), []
+    for operation in OPERATIONS:
+        made.append(operation(documents, rng))
+        documents = made[-1].after
     return made
 
 

@@ -29,7 +29,7 @@ class Torture:
 TORTURES = {
     "flips": Torture("tests.torture.flips", count=15_000, smoke=150),
     "kills": Torture("tests.torture.kills", count=1_000, smoke=15),
-    "faults": Torture("tests.torture.faults", count=6_000, smoke=60),
+    "faults": Torture("tests.torture.faults", count=13_000, smoke=60),
     "power": Torture("tests.torture.power", count=5_000, smoke=60),
     "s3-faults": Torture("tests.torture.s3_faults", count=10_000, smoke=100),
 }
