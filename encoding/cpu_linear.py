@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from encoding.memory import bound_plans
+
 _USUAL_ROWS = 2048  # tokens of a batch: a hint for the layout, not a limit
 
 
@@ -29,6 +31,7 @@ def use_packed_linears(model: torch.nn.Module) -> None:
     """Replace every linear layer of a model on a CPU by its packed form, in place."""
     if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return
+    bound_plans()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from encoding.chunking import Chunker, Passage
 from encoding.encoder import Encoder, load_encoder
+from encoding.memory import give_back
 from index_format import keys, schema
 from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
@@ -83,6 +84,7 @@ def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
         )
     codec = read_codec(index.files, recipe.codec, recipe.encoder.dim)
     segment = write_segment(index.store, _content(_read_shard(index, shard), encoder, codec, recipe.chunking))
+    give_back()
     with contextlib.suppress(ObjectExists):  # another worker finished the same shard; either result will do
         index.store.create(keys.receipt(recipe.work_key(shard)), msgspec.json.encode(segment))
     return segment
