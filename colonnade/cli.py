@@ -23,6 +23,7 @@ from colonnade.options import (
     SourceArgument,
     TextColumn,
     TitleColumn,
+    Where,
 )
 from colonnade.upkeep import compact, gc, rollback, tag, versions
 from index_format.errors import (
@@ -127,17 +128,22 @@ def delete(
     ids_file: Annotated[
         typer.FileText | None, typer.Option(help="A file with one id a line; - reads standard input")
     ] = None,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
-    """Delete documents by id, as one new version."""
+    """Delete documents, by id or by a filter, as one new version."""
     _prepare_prefect()
     from flows.delete_documents import delete_documents
     from flows.parameters import DeleteParameters
+    from index_format.filters import parse_filter
 
     wanted = [*(ids or []), *(line.strip() for line in (ids_file or []) if line.strip())]
-    if not wanted:
-        raise InputError("Name the documents to delete: ids as arguments, or --ids-file.")
-    parameters = _validated(DeleteParameters, index=index, ids=wanted)
+    if bool(wanted) == (where is not None):
+        raise InputError(
+            "Name the documents to delete: ids as arguments, --ids-file, or instead of ids a filter, --where."
+        )
+    chosen = None if where is None else parse_filter(where).model_dump(mode="json")
+    parameters = _validated(DeleteParameters, index=index, ids=wanted, filter=chosen)
     _run(lambda: delete_documents(parameters), False, as_json)
 
 

@@ -135,7 +135,8 @@ def delete_documents(index: Index, base: Manifest, document_ids: Iterable[str], 
 def delete_matching(index: Index, base: Manifest, matching: Filter, origin: Origin) -> Manifest | None:
     """The manifest without the documents that match a filter, or None when no live one does. Raises InputError."""
     readers = index.segments(base)
-    refuse_misfit(matching, filter_columns(readers))
+    if readers:  # an index without documents has no columns that a filter could miss
+        refuse_misfit(matching, filter_columns(readers))
     found = {reader: np.flatnonzero(matching_rows(matching, reader) & ~reader.deleted_rows) for reader in readers}
     deleted = sum(map(len, found.values()))
     if not deleted:
