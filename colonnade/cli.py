@@ -163,12 +163,14 @@ def search(
     from colonnade import terminal
     from encoding.encoder import load_encoder_of
     from index_format.index import Index
+    from serving.query import SearchQuery
     from serving.searcher import Searcher
 
     if not query.strip():
         raise InputError("query: it is empty.")
     place = Index.at(index)
-    answer = Searcher(place, load_encoder_of(place.current().encoder, encoder)).search(query, k, recall)
+    searcher = Searcher(place, load_encoder_of(place.current().encoder, encoder))
+    answer = searcher.search(SearchQuery(query, k=k, recall=recall))
     if as_json:
         terminal.print_json(asdict(answer))
     else:

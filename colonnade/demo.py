@@ -10,6 +10,7 @@ from colonnade.running import run_flow
 from encoding.checkpoint import EMBEDDED
 from encoding.encoder import load_encoder
 from index_format.index import Index
+from serving.query import SearchQuery
 from serving.searcher import Searcher
 
 QUESTIONS = (
@@ -50,7 +51,7 @@ def _build(index: Index, directory: Path, documents: int, wanted: str) -> None:
 
 def _ask(searcher: Searcher) -> None:
     for question in QUESTIONS:
-        answer = searcher.search(question, 3)
+        answer = searcher.search(SearchQuery(question, k=3))
         terminal.out.print(f"\n[bold]{question}[/bold]  [dim]{answer.encode_ms + answer.search_ms:.0f} ms[/dim]")
         terminal.print_hits(answer.hits)
     terminal.out.print()

@@ -14,7 +14,7 @@ from colonnade import terminal
 from encoding.encoder import Encoder
 from index_format.errors import InputError
 from index_format.index import Index
-from serving.app import make_app
+from serving.http.app import make_app
 from serving.searcher import Searcher
 
 

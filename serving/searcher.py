@@ -8,12 +8,16 @@ import threading
 import time
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from encoding.encoder import Encoder
 from index_format.change import refuse_other_encoder
 from index_format.errors import ColonnadeError, ObjectMissing, StorageError
 from index_format.index import Index
 from index_format.manifest import Manifest
-from serving.search import Hit, Recall, rank, read_hits, search
+from serving.query import SearchQuery
+from serving.search import Hit, Ranking, Recall, rank, read_hits, search
 from serving.snapshot import Snapshot, open_snapshot
 
 _log = logging.getLogger("colonnade.serving")
@@ -53,22 +57,28 @@ class Searcher:
         self.fault: Fault | None = None
         self.snapshot = self._open(None)
 
-    def search(self, text: str, k: int, recall: Recall = "balanced") -> Answer:
-        """The best `k` passages for a text. The whole answer comes from one version."""
-        snapshot = self.snapshot
+    def search(self, query: SearchQuery) -> Answer:
+        """The best passages for one query, encoded here unless it brings its vectors."""
         start = time.perf_counter()
-        vectors = self._encoder.encode_query(text)
-        encoded = time.perf_counter()
-        ranking = rank(snapshot, vectors, k, recall=recall, threads=_THREADS)
-        hits = read_hits(snapshot, ranking)
-        ended = time.perf_counter()
+        vectors = query.vectors
+        if vectors is None:
+            assert query.text is not None
+            vectors = self._encoder.encode_query(query.text)
+        return self.answer(query, vectors, encode_ms=1000 * (time.perf_counter() - start))
+
+    def answer(self, query: SearchQuery, vectors: NDArray[np.float32], *, encode_ms: float) -> Answer:
+        """The best passages for query vectors float32 [Q, D]. The whole answer comes from one version."""
+        snapshot, start = self.snapshot, time.perf_counter()
+        ranking = rank(snapshot, vectors, query.offset + query.k, recall=query.recall, threads=_THREADS)
+        wanted = Ranking(ranking.passages[query.offset :], ranking.scores[query.offset :], ranking.scored)
+        hits = read_hits(snapshot, wanted)
         return Answer(
             version=snapshot.version,
             hits=hits,
-            recall=recall,
+            recall=query.recall,
             scored=ranking.scored,
-            encode_ms=1000 * (encoded - start),
-            search_ms=1000 * (ended - encoded),
+            encode_ms=encode_ms,
+            search_ms=1000 * (time.perf_counter() - start),
         )
 
     def refresh(self) -> bool:

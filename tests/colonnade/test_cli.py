@@ -189,5 +189,5 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
 
 def test_answering_never_loads_prefect() -> None:
     """`serve` and `search` start without the orchestration."""
-    code = "import sys, colonnade.cli, colonnade.server, serving.app; sys.exit('prefect' in sys.modules)"
+    code = "import sys, colonnade.cli, colonnade.server, serving.http.app; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-import serving.app
+import serving.http.app
 from encoding.encoder import Encoder
 from index_format.index import Index
-from serving.app import MAX_QUERY_CHARACTERS, make_app
+from serving.http.app import make_app
+from serving.http.pages import PAGE
+from serving.http.schemas import MAX_QUERY_CHARACTERS
 from serving.search import MAX_K
 from serving.searcher import Searcher
 from tests.serving.vectors import add_texts
@@ -26,7 +28,6 @@ TEXTS = {
     "lava": "Lava flows from the volcano.",
     "<b>ids</b>": "<script>alert('not run')</script>",
 }
-PAGE = Path(serving.app.__file__).with_name("static") / "index.html"
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +212,7 @@ def test_no_answer_shows_this_machine(client: TestClient, path: str) -> None:
     """Neither a trace nor a path."""
     text = client.get(path).text
     assert "Traceback" not in text
-    assert str(Path(serving.app.__file__).parent) not in text
+    assert str(Path(serving.http.app.__file__).parent) not in text
 
 
 def test_a_new_version_is_served_within_five_seconds(tmp_path: Path, encoder: Encoder) -> None:

@@ -16,7 +16,7 @@ from encoding.encoder import load_encoder
 from flows.build_index import build_index
 from flows.parameters import BuildParameters
 from index_format.index import Index
-from serving.app import make_app
+from serving.http.app import make_app
 from serving.searcher import Searcher
 from tasks.rows import Source
 
