@@ -156,21 +156,24 @@ def search(
         Literal["fast", "balanced", "exact"],
         typer.Option(help="'exact' scores every passage; the others stop when few can be missing"),
     ] = "balanced",
+    where: Where = None,
     encoder: Encoder = None,
     as_json: Json = False,
 ) -> None:
     """Find the best passages for a query."""
     from colonnade import terminal
     from encoding.encoder import load_encoder_of
+    from index_format.filters import parse_filter
     from index_format.index import Index
     from serving.query import SearchQuery
     from serving.searcher import Searcher
 
     if not query.strip():
         raise InputError("query: it is empty.")
+    matching = None if where is None else parse_filter(where)
     place = Index.at(index)
     searcher = Searcher(place, load_encoder_of(place.current().encoder, encoder))
-    answer = searcher.search(SearchQuery(query, k=k, recall=recall))
+    answer = searcher.search(SearchQuery(query, k=k, recall=recall, matching=matching))
     if as_json:
         terminal.print_json(asdict(answer))
     else:

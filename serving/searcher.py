@@ -16,6 +16,7 @@ from index_format.change import refuse_other_encoder
 from index_format.errors import ColonnadeError, ObjectMissing, StorageError
 from index_format.index import Index
 from index_format.manifest import Manifest
+from serving.explain import Explanation, explain
 from serving.query import SearchQuery
 from serving.search import Hit, Ranking, Recall, rank, read_hits, search
 from serving.snapshot import Snapshot, open_snapshot
@@ -29,7 +30,10 @@ _THREADS = os.cpu_count() or 1  # of one query; several queries share them
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hits, best first, the index version that gave them, and how: the recall asked for, and passages scored."""
+    """Hits, best first, the index version that gave them, and how: the recall asked for, and passages scored.
+
+    explanation: what of each hit matched, where that was asked for.
+    """
 
     version: int
     hits: list[Hit]
@@ -37,6 +41,7 @@ class Answer:
     scored: int
     encode_ms: float
     search_ms: float
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Searcher:
 
     def __init__(self, index: Index, encoder: Encoder) -> None:
         self._index = index
-        self._encoder = encoder
+        self.encoder = encoder
         self.fault: Fault | None = None
         self.snapshot = self._open(None)
 
@@ -63,22 +68,29 @@ class Searcher:
         vectors = query.vectors
         if vectors is None:
             assert query.text is not None
-            vectors = self._encoder.encode_query(query.text)
+            vectors = self.encoder.encode_query(query.text)
         return self.answer(query, vectors, encode_ms=1000 * (time.perf_counter() - start))
 
     def answer(self, query: SearchQuery, vectors: NDArray[np.float32], *, encode_ms: float) -> Answer:
-        """The best passages for query vectors float32 [Q, D]. The whole answer comes from one version."""
+        """The best passages for query vectors float32 [Q, D]. The whole answer comes from one version.
+
+        Raises InputError when the filter does not fit the columns of that version.
+        """
         snapshot, start = self.snapshot, time.perf_counter()
-        ranking = rank(snapshot, vectors, query.offset + query.k, recall=query.recall, threads=_THREADS)
+        among = snapshot.select(query.matching)
+        ranking = rank(snapshot, vectors, query.offset + query.k, recall=query.recall, among=among, threads=_THREADS)
         wanted = Ranking(ranking.passages[query.offset :], ranking.scores[query.offset :], ranking.scored)
         hits = read_hits(snapshot, wanted)
+        search_ms = 1000 * (time.perf_counter() - start)
+        explanation = explain(snapshot, self.encoder, vectors, wanted, hits, query.text) if query.explain else None
         return Answer(
             version=snapshot.version,
             hits=hits,
             recall=query.recall,
             scored=ranking.scored,
             encode_ms=encode_ms,
-            search_ms=1000 * (time.perf_counter() - start),
+            search_ms=search_ms,
+            explanation=explanation,
         )
 
     def refresh(self) -> bool:
@@ -105,12 +117,12 @@ class Searcher:
 
     def _open(self, previous: Snapshot | None) -> Snapshot:
         def opener(manifest: Manifest) -> Snapshot:
-            refuse_other_encoder(manifest, self._encoder.record, where=self._index.address)
+            refuse_other_encoder(manifest, self.encoder.record, where=self._index.address)
             return open_snapshot(self._index, manifest, previous)
 
         snapshot = self._index.open_current(opener)
         for text in _WARM_QUERIES:
-            search(snapshot, self._encoder.encode_query(text), 1)
+            search(snapshot, self.encoder.encode_query(text), 1)
         return snapshot
 
 

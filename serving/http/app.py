@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serving.http import errors, health, index, pages, search
+from serving.http import contents, errors, health, index, pages, search
 from serving.http.parts import Parts
 from serving.http.routes import ScopedRoute
 from serving.searcher import Refresher, Searcher
@@ -30,6 +30,7 @@ def make_app(searcher: Searcher, address: str, refresh_seconds: float = 1.0) -> 
     parts = Parts(searcher, address)
     search.add_routes(app, parts)
     index.add_routes(app, parts)
+    contents.add_routes(app, parts)
     health.add_routes(app)
     pages.add_routes(app)
     return app

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from index_format.errors import InputError
 from serving.http.errors import Refusal, from_validation
 
 Scope = Literal["search", "write", "admin", "none"]
@@ -50,6 +51,8 @@ class ScopedRoute(APIRoute):
                 return refusal.response()
             except RequestValidationError as error:
                 return from_validation(error).response()
+            except InputError as error:  # what only the index at hand can judge: a filter's columns, a text's length
+                return Refusal(422, "invalid_request", str(error)).response()
             except HTTPException:
                 raise
             except Exception as error:  # noqa: BLE001  # whatever it is, the client gets no trace of it

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
+from index_format.filters import Filter
+from serving.explain import MAX_EXPLAINED, Explanation
 from serving.http.errors import wrong_field
 from serving.query import SearchQuery
 from serving.search import MAX_K, Hit, Recall
@@ -38,9 +40,20 @@ class SearchOptions(Request):
     recall: Recall = Field(
         default="balanced", description="'exact' scores every passage; the others stop when few can be missing"
     )
+    filter: Filter | None = Field(default=None, description="Which documents may be found: docs/filters.md")
+    explain: bool = Field(
+        default=False, strict=True, description=f"Tell what each hit matched; for k of at most {MAX_EXPLAINED}"
+    )
     fields: list[HitField] | None = Field(
         default=None, description="What of a document each hit carries beside its id, span and score; all by default"
     )
+
+    @field_validator("explain")
+    @classmethod
+    def _explain_few(cls, explain: bool, others: ValidationInfo) -> bool:
+        if explain and others.data.get("k", 0) > MAX_EXPLAINED:
+            raise ValueError(f"at most {MAX_EXPLAINED} hits are explained: ask for a smaller k")
+        return explain
 
     @field_validator("offset")
     @classmethod
@@ -74,6 +87,7 @@ class SearchAnswer(BaseModel):
     scored: int = Field(description="How many passages were scored exactly")
     encode_ms: float
     search_ms: float
+    explanation: Explanation | None = Field(default=None, description="What each hit matched, if that was asked for")
 
 
 class IndexDescription(BaseModel):
@@ -94,7 +108,15 @@ class IndexDescription(BaseModel):
 def as_query(request: SearchOptions, text: str | None, vectors: list[Vector] | None, dim: int) -> SearchQuery:
     """The engine's record of a request. Raises Refusal when the vectors are not of the index's `dim`."""
     array = None if vectors is None else as_array(vectors, dim)
-    return SearchQuery(text=text, vectors=array, k=request.k, offset=request.offset, recall=request.recall)
+    return SearchQuery(
+        text=text,
+        vectors=array,
+        k=request.k,
+        offset=request.offset,
+        recall=request.recall,
+        matching=request.filter,
+        explain=request.explain,
+    )
 
 
 def as_array(vectors: list[Vector], dim: int) -> NDArray[np.float32]:
