@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from typing import Annotated
+
+from fastapi import FastAPI, Query
 
 from serving.http.parts import Parts
 from serving.http.routes import needs
-from serving.http.schemas import IndexDescription
+from serving.http.schemas import IndexDescription, VersionDescription, Versions
+
+MOST_VERSIONS = 100  # each is a manifest to read, the first time
 
 
 def add_routes(app: FastAPI, parts: Parts) -> None:
@@ -28,3 +32,21 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
             bits=manifest.codec.bits,
             set_aside=fault.reason if fault else None,
         )
+
+    @app.get("/v1/versions", openapi_extra=needs("search"))
+    def versions(limit: Annotated[int, Query(ge=1, le=MOST_VERSIONS)] = 20) -> Versions:
+        """The newest versions that the index retains: what `version` of a search may name."""
+        served, found = parts.searcher.snapshot.version, parts.searcher.retained(limit)
+        tags = found[0].tags if found else {}
+        described = [
+            VersionDescription(
+                version=one.version,
+                created_at=one.commit.created_at,
+                operation=one.commit.operation,
+                documents=one.documents,
+                passages=one.passages,
+                tags=sorted(tag for tag, version in tags.items() if version == one.version),
+            )
+            for one in found
+        ]
+        return Versions(served=served, versions=described)
