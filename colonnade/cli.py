@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import resource
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
+from colonnade.keys import app as keys
 from colonnade.options import (
     Encoder,
     IdColumn,
@@ -25,6 +25,7 @@ from colonnade.options import (
     TitleColumn,
     Where,
 )
+from colonnade.serve import serve
 from colonnade.upkeep import compact, gc, rollback, tag, versions
 from index_format.errors import (
     ColonnadeError,
@@ -62,8 +63,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (versions, compact, rollback, tag, gc):
+for command in (serve, versions, compact, rollback, tag, gc):
     app.command()(command)
+app.add_typer(keys, name="keys")
 
 
 @app.command()
@@ -178,25 +180,6 @@ def search(
         terminal.print_json(asdict(answer))
     else:
         terminal.print_hits(answer.hits)
-
-
-@app.command()
-def serve(
-    index: IndexArgument,
-    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
-    encoder: Encoder = None,
-    insecure: Annotated[bool, typer.Option(help="Allow others than this machine to ask, without any key")] = False,
-) -> None:
-    """Serve an index over HTTP, with a search page; follows new versions while it runs."""
-    from colonnade.server import run_server
-    from encoding.encoder import load_encoder_of
-    from index_format.index import Index
-
-    if not insecure and not _is_loopback(host):
-        raise InputError(f"--host {host} would let anyone on the network ask. If that is meant, add --insecure.")
-    place = Index.at(index)
-    run_server(place, load_encoder_of(place.current().encoder, encoder), host, port)
 
 
 @app.command()
@@ -367,10 +350,3 @@ def _validated(model: type[Parameters], **values: object) -> Parameters:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
         raise InputError("; ".join(faults) + ".") from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -66,8 +66,19 @@ class Encoder:
 
     def encode_query(self, text: str) -> NDArray[np.float32]:
         """The token vectors of a query: float32 [Q, D]."""
-        (vectors,) = self._model.vectors(self._queries.tokenize([text]))
-        return vectors
+        return self.encode_queries([text])[0]
+
+    def encode_queries(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The token vectors of several queries, each float32 [Q, D], from as few passes as memory allows.
+
+        They equal those of `encode_query` to 3e-7 a component: padding changes the order of sums.
+        """
+        tokenized = self._queries.tokenize(texts)
+        found: dict[int, NDArray[np.float32]] = {}
+        for batch in batches_by_length([len(one.ids) for one in tokenized], BATCH_TOKENS[self.device.type]):
+            vectors = halving(self._model.vectors, [tokenized[one] for one in batch])
+            found |= dict(zip(batch, vectors, strict=True))
+        return [found[position] for position in range(len(texts))]
 
     def query_tokens(self, text: str) -> list[Token]:
         """The tokens that the vectors of `encode_query` stand for."""

@@ -71,14 +71,21 @@ def from_validation(error: RequestValidationError) -> Refusal:
     return Refusal(422, "invalid_request", told, detail=faults)
 
 
+def from_http(error: HTTPException) -> Refusal:
+    """What FastAPI and Starlette refuse by themselves."""
+    # A refusal of ours that was raised while FastAPI read the body.
+    if isinstance(error.__cause__, Refusal):
+        return error.__cause__
+    refusal = Refusal(error.status_code, HTTPStatus(error.status_code).name.lower(), str(error.detail))
+    refusal.headers |= dict(error.headers or {})
+    return refusal
+
+
 def install(app: FastAPI) -> None:
-    """Give what Starlette refuses by itself (no such place, another method) the same shape."""
+    """Give places that are not there, and other methods, the same shape of refusal."""
 
     def refuse(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        code = HTTPStatus(error.status_code).name.lower()
-        refusal = Refusal(error.status_code, code, str(error.detail))
-        refusal.headers |= dict(error.headers or {})
-        return refusal.response()
+        return from_http(error).response()
 
     app.add_exception_handler(HTTPException, refuse)
