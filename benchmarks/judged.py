@@ -1,7 +1,6 @@
 """Judged collections: documents, queries and judgements, and how a ranking is measured against them.
 
-The measures are ranx's. nDCG is `ndcg`, the one with linear gain that trec_eval computes; ranx's `ndcg_burges`
-has exponential gain and differs on graded judgements.
+The measures are the product's own, those of trec_eval (tasks/measures.py).
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import ranx
 from numpy.typing import NDArray
 
-DEPTH = 100  # documents of a ranking that are looked at
+from tasks import measures
+from tasks.measures import DEPTH, mean
 
 Ranking = list[list[str]]  # document ids for each query, best first
 
@@ -61,17 +60,9 @@ def load_collection(folder: Path) -> Collection:
 
 def measure(collection: Collection, ranking: Ranking) -> Quality:
     """nDCG@10 and Recall@100 of a ranking that has one list for each query, in the collection's order."""
-    answerable = {query_id: judged for query_id, judged in collection.judgements.items() if any(judged.values())}
-    run = {
-        # Places instead of scores: ties were settled when the list was made.
-        query_id: {document_id: float(-place) for place, document_id in enumerate(found[:DEPTH])}
-        for query_id, found in zip(collection.query_ids, ranking, strict=True)
-        if query_id in answerable
-    }
-    measured = ranx.evaluate(
-        ranx.Qrels(answerable), ranx.Run(run), ["ndcg@10", f"recall@{DEPTH}"], make_comparable=True
-    )
-    return Quality(ndcg_10=float(measured["ndcg@10"]), recall_100=float(measured[f"recall@{DEPTH}"]))
+    rankings = dict(zip(collection.query_ids, ranking, strict=True))
+    measured = mean(measures.measure(collection.judgements, rankings))
+    return Quality(ndcg_10=measured["nDCG@10"], recall_100=measured["Recall@100"])
 
 
 def rank(scores_QN: NDArray[np.float32], document_ids: Sequence[str]) -> Ranking:
@@ -82,10 +73,3 @@ def rank(scores_QN: NDArray[np.float32], document_ids: Sequence[str]) -> Ranking
         best = by_id[np.argsort(-scores[by_id], kind="stable")[:DEPTH]]
         ranking.append([document_ids[one] for one in best if np.isfinite(scores[one])])
     return ranking
-
-
-def overlap(found: Ranking, wanted: Ranking, depth: int = 10) -> float:
-    """The mean share of the first documents of `wanted` that are among as many of `found`."""
-    pairs = zip(found, wanted, strict=True)
-    shares = [len(set(one[:depth]) & set(other[:depth])) / len(other[:depth]) for one, other in pairs]
-    return float(np.mean(shares))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.exact import FloatMaxSim, document_scores, observing
-from benchmarks.judged import DEPTH, Collection, Quality, Ranking, measure, overlap, rank
+from benchmarks.judged import Collection, Quality, Ranking, measure, rank
 from encoding.checkpoint import EMBEDDED
 from encoding.encoder import load_encoder
 from flows.build_index import build_index
@@ -23,6 +23,7 @@ from index_format.index import Index
 from index_format.manifest import FileRef, Manifest
 from serving.search import Hit, search
 from serving.snapshot import Snapshot, open_snapshot
+from tasks.measures import DEPTH, overlap
 from tasks.rows import Source
 
 BITS = 4

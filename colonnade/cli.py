@@ -6,10 +6,9 @@ import os
 import resource
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +24,8 @@ from colonnade.options import (
     TitleColumn,
     Where,
 )
+from colonnade.pipelines import evaluate, reindex, sync
+from colonnade.running import prepare_prefect, run_and_tell, validated
 from colonnade.serve import serve
 from colonnade.upkeep import compact, gc, rollback, tag, versions
 from index_format.errors import (
@@ -33,17 +34,9 @@ from index_format.errors import (
     CommitUnknown,
     IndexCorrupt,
     InputError,
-    NothingToIndex,
     ObjectMissing,
     StorageError,
 )
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from flows.summary import Summary
-
-Parameters = TypeVar("Parameters", bound="BaseModel")
 
 OPEN_FILES = 65_536
 
@@ -63,8 +56,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (serve, versions, compact, rollback, tag, gc):
+for command in (serve, versions, compact, rollback, tag, gc, sync, reindex):
     app.command()(command)
+app.command("eval")(evaluate)
 app.add_typer(keys, name="keys")
 
 
@@ -89,17 +83,17 @@ def build(
 
     Every column beside id, text and title becomes metadata.
     """
-    _prepare_prefect()
+    prepare_prefect()
     from flows.build_index import build_index
     from flows.parameters import BuildParameters
 
     settings = {"bits": bits, "passage_tokens": passage_tokens, "overlap_tokens": overlap_tokens}
     settings["pool_factor"] = pool_factor
     columns = {"id_column": id_column, "text_column": text_column, "title_column": title_column}
-    parameters = _validated(
+    parameters = validated(
         BuildParameters, source={"location": source, **columns}, index=index, encoder=encoder, **settings
     )
-    _run(lambda: build_index(parameters), list_rejected, as_json)
+    run_and_tell(lambda: build_index(parameters), list_rejected, as_json)
 
 
 @app.command()
@@ -114,13 +108,13 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Add the documents of SOURCE to an index that exists; an id that it holds gets the new content."""
-    _prepare_prefect()
+    prepare_prefect()
     from flows.build_index import add_documents
     from flows.parameters import AddParameters
 
     columns = {"id_column": id_column, "text_column": text_column, "title_column": title_column}
-    parameters = _validated(AddParameters, source={"location": source, **columns}, index=index, encoder=encoder)
-    _run(lambda: add_documents(parameters), list_rejected, as_json)
+    parameters = validated(AddParameters, source={"location": source, **columns}, index=index, encoder=encoder)
+    run_and_tell(lambda: add_documents(parameters), list_rejected, as_json)
 
 
 @app.command()
@@ -134,7 +128,7 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Delete documents, by id or by a filter, as one new version."""
-    _prepare_prefect()
+    prepare_prefect()
     from flows.delete_documents import delete_documents
     from flows.parameters import DeleteParameters
     from index_format.filters import parse_filter
@@ -145,8 +139,8 @@ def delete(
             "Name the documents to delete: ids as arguments, --ids-file, or instead of ids a filter, --where."
         )
     chosen = None if where is None else parse_filter(where).model_dump(mode="json")
-    parameters = _validated(DeleteParameters, index=index, ids=wanted, filter=chosen)
-    _run(lambda: delete_documents(parameters), False, as_json)
+    parameters = validated(DeleteParameters, index=index, ids=wanted, filter=chosen)
+    run_and_tell(lambda: delete_documents(parameters), False, as_json)
 
 
 @app.command()
@@ -256,7 +250,7 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
 ) -> None:
     """Index the docstrings of this Python and its packages, answer a few questions, and serve them."""
-    _prepare_prefect()
+    prepare_prefect()
     from colonnade.demo import run_demo
 
     run_demo(index, documents, port)
@@ -304,49 +298,3 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
         case _:
             hint = "This is a fault in Colonnade: set COLONNADE_DEBUG=1 to see where, and report it."
             return f"{type(error).__name__}: {error}\n{hint}", 1
-
-
-def _prepare_prefect() -> None:
-    from colonnade.running import prepare_prefect
-
-    prepare_prefect()
-
-
-def _run(call: Callable[[], Summary], list_rejected: bool, as_json: bool) -> None:
-    """Run a flow, then tell what it did."""
-    from colonnade import inspection, terminal
-    from colonnade.running import run_flow
-    from index_format.index import Index
-    from index_format.reports import read_report
-
-    try:
-        summary = run_flow(call)
-    except NothingToIndex as error:
-        if list_rejected:
-            terminal.print_rows(error.reasons, as_json)
-        raise
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. The index is as it was; finished shards are kept for the next run.", err=True)
-        raise
-    rejected = read_report(Index.at(summary.index).files, summary.rejected_file)
-    if as_json:
-        terminal.print_json(inspection.summary_as_dict(summary, rejected if list_rejected else None))
-        return
-    terminal.print_summary(summary)
-    if list_rejected:
-        terminal.print_rows(rejected, False)
-    elif rejected:
-        reasons = "; ".join(
-            f"row {row['row']}: {row['reason']}" if row["row"] else row["reason"] for row in rejected[:3]
-        )
-        typer.echo(f"Set aside: {reasons}{' ...' if len(rejected) > 3 else ''} (--list-rejected lists all)", err=True)
-
-
-def _validated(model: type[Parameters], **values: object) -> Parameters:
-    from pydantic import ValidationError
-
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
-        raise InputError("; ".join(faults) + ".") from None

@@ -10,17 +10,66 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from colonnade import terminal
+import typer
+
+from index_format.errors import InputError, NothingToIndex
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from flows.summary import Summary
 
+Result = TypeVar("Result")
+Parameters = TypeVar("Parameters", bound="BaseModel")
 
-def run_flow(call: Callable[[], Summary]) -> Summary:
+
+def validated(model: type[Parameters], **values: object) -> Parameters:
+    """The parameters of a flow. Raises InputError, with every value that is wrong."""
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
+        raise InputError("; ".join(faults) + ".") from None
+
+
+def run_and_tell(call: Callable[[], Summary], list_rejected: bool, as_json: bool) -> None:
+    """Run a flow, then tell what it did."""
+    from colonnade import inspection, terminal
+    from index_format.index import Index
+    from index_format.reports import read_report
+
+    try:
+        summary = run_flow(call)
+    except NothingToIndex as error:
+        if list_rejected:
+            terminal.print_rows(error.reasons, as_json)
+        raise
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The index is as it was; finished shards are kept for the next run.", err=True)
+        raise
+    rejected = read_report(Index.at(summary.index).files, summary.rejected_file)
+    if as_json:
+        terminal.print_json(inspection.summary_as_dict(summary, rejected if list_rejected else None))
+        return
+    terminal.print_summary(summary)
+    if list_rejected:
+        terminal.print_rows(rejected, False)
+    elif rejected:
+        reasons = "; ".join(
+            f"row {row['row']}: {row['reason']}" if row["row"] else row["reason"] for row in rejected[:3]
+        )
+        typer.echo(f"Set aside: {reasons}{' ...' if len(rejected) > 3 else ''} (--list-rejected lists all)", err=True)
+
+
+def run_flow(call: Callable[[], Result]) -> Result:
     """Run a flow with progress bars. Ctrl-C stops its work at the next step and leaves the index as it was."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from colonnade import terminal
 
     # Heartbeats are for workers; here they would add a second to every run.
     with terminal.progress_bars() as stopping, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):

@@ -90,6 +90,7 @@ def print_summary(summary: Summary) -> None:
         "changed": summary.changed,
         "deleted": summary.deleted,
         "unchanged": summary.unchanged,
+        "missing from the source, not deleted": summary.held_back,
         "set aside": summary.rejected,
         "passages": summary.passages,
         "tokens": summary.tokens,
@@ -103,6 +104,8 @@ def print_summary(summary: Summary) -> None:
     if summary.seconds:
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
         err.print(f"  {stages}; {sum(summary.seconds.values()):.1f} s in all", highlight=False, soft_wrap=True)
+    for warning in summary.warnings:
+        err.print(f"[bold yellow]Warning:[/bold yellow] {warning}", highlight=False, soft_wrap=True)
 
 
 def print_version(index: str, manifest: Manifest, published: bool, as_json: bool) -> None:

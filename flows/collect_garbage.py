@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.parameters import CollectParameters
-from flows.summary import show_in_prefect
+from flows.sight import show_numbers
 from index_format.garbage import Garbage
 from index_format.history import Retention
 from tasks.upkeep import collect_task
@@ -17,5 +17,5 @@ def collect_garbage(parameters: CollectParameters) -> Garbage:
     retention = Retention(parameters.keep_versions, parameters.keep_days)
     found = collect_task(parameters.index, retention, parameters.delete)
     numbers = {"objects": len(found.sizes), "versions": len(found.versions), "bytes": found.bytes}
-    show_in_prefect(numbers | {"deleted": parameters.delete}, parameters.index)
+    show_numbers(numbers | {"deleted": parameters.delete}, parameters.index)
     return found

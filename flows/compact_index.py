@@ -7,7 +7,8 @@ from dataclasses import asdict
 from prefect import flow
 
 from flows.parameters import CompactParameters
-from flows.summary import show_in_prefect
+from flows.sight import link_version, show_numbers
+from flows.turns import turn
 from index_format.compaction import Compacted, CompactionPolicy
 from tasks.upkeep import compact_task
 
@@ -16,6 +17,8 @@ from tasks.upkeep import compact_task
 def compact_index(parameters: CompactParameters) -> Compacted:
     """Rewrite small segments and those with many deletions. Run it beside anything else, at any time."""
     policy = CompactionPolicy(alike=parameters.alike, deleted_share=parameters.deleted_share)
-    done = compact_task(parameters.index, policy)
-    show_in_prefect(asdict(done), parameters.index)
+    with turn("compact", parameters.index):
+        done = compact_task(parameters.index, policy)
+    show_numbers(asdict(done), parameters.index)
+    link_version(parameters.index, done.version)
     return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.parameters import DeleteParameters
+from flows.sight import show_summary
 from flows.summary import Summary
 from index_format.change import Origin
 from index_format.index import Index
@@ -30,5 +31,4 @@ def delete_documents(parameters: DeleteParameters) -> Summary:
         deleted=deleted,
         unchanged=seen - deleted,
     )
-    summary.show_in_prefect()
-    return summary
+    return show_summary(summary)

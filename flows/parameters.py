@@ -7,7 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from index_format.filters import Filter, parse_filter
+from tasks.questions import Judged
 from tasks.rows import Source
+
+OnDrift = Literal["warn", "reindex"]
 
 
 class AddParameters(BaseModel):
@@ -21,6 +24,10 @@ class AddParameters(BaseModel):
         default=None,
         description="'embedded', a folder, s3://, or owner/name on the Hugging Face hub; "
         "by default the one that the index was begun with, and 'embedded' for a new one",
+    )
+    on_drift: OnDrift = Field(
+        default="warn",
+        description="What to do when new documents lie far from the centroids: warn, or train a new codebook",
     )
 
 
@@ -36,6 +43,66 @@ class BuildParameters(AddParameters):
     source_fingerprint: str | None = Field(
         default=None, description="Kept in the version, to tell whether it is current"
     )
+
+
+class SyncParameters(AddParameters):
+    """A source to mirror: what it has is added or changed, what it no longer has is deleted."""
+
+    most_deleted: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Share of the documents that may be missing from the source; with more, nothing is changed",
+    )
+
+
+class ReindexParameters(BaseModel):
+    """What to make anew. What is not set stays as it is; when nothing is set, the codebook alone is made anew."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
+    encoder: str | None = Field(
+        default=None, description="'embedded', a folder, s3://, or owner/name on the Hugging Face hub"
+    )
+    bits: Literal[1, 2, 4, 8] | None = Field(default=None, description="Bits for each dimension of a token vector")
+    passage_tokens: int | None = Field(default=None, ge=32, description="Most tokens of a passage")
+    overlap_tokens: int | None = Field(default=None, ge=0, description="Tokens that neighbouring passages share")
+    pool_factor: int | None = Field(default=None, ge=1, description="Tokens of a passage that share a vector, about")
+    judged: Judged | None = Field(
+        default=None, description="Questions with known answers: a version that answers them worse is not published"
+    )
+    tolerance: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="How much worse is still published: in nDCG@10, or in recall of exact MaxSim without judgements",
+    )
+
+
+class EvaluateParameters(BaseModel):
+    """A version of an index to measure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
+    judged: Judged | None = Field(
+        default=None, description="Questions with known answers; without, passages of the index stand for queries"
+    )
+    version: int | None = Field(default=None, ge=1, description="A version; by default the current one")
+    beside: int | None = Field(default=None, ge=1, description="Another version to compare it with")
+    encoder: str | None = Field(default=None, description="Where the version's encoder is now, if it moved")
+    beside_encoder: str | None = Field(default=None, description="The same for the other version")
+    tolerance: float = Field(default=0.01, ge=0, le=1, description="How much worse than it calls for a warning")
+
+
+class EncodeParameters(BaseModel):
+    """Shards for a worker to encode; written by a build whose COLONNADE_ENCODE_ON is pool:N."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
+    work: str = Field(min_length=1, description="Key of the work list in the index")
 
 
 class DeleteParameters(BaseModel):

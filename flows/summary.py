@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-
-from prefect.artifacts import create_table_artifact
+from dataclasses import dataclass, field
 
 from index_format.manifest import FileRef
 
 
-def show_in_prefect(numbers: Mapping[str, object], index: str) -> None:
-    """Leave numbers on the page of this flow run."""
-    rows = [{"what": name, "value": str(value)} for name, value in numbers.items()]
-    create_table_artifact(key="summary", table=rows, description=f"What this run did to {index}")
-
-
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The outcome of one run of a flow. `version` is the index's after it; `published` says whether it is new."""
+    """The outcome of one run of a flow. `version` is the index's after it; `published` says whether it is new.
+
+    held_back: documents that a sync did not delete, because rows without an id may have been theirs.
+    warnings: what a person should look at. seconds: of each stage.
+    """
 
     index: str
-    version: int | None
+    version: int
     published: bool
     seen: int = 0
     added: int = 0
     changed: int = 0
     unchanged: int = 0
     deleted: int = 0
+    held_back: int = 0
     rejected: int = 0
     rejected_file: FileRef | None = None
     passages: int = 0
     tokens: int = 0
     bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-
-    def show_in_prefect(self) -> None:
-        """Leave the numbers on the flow run's page."""
-        numbers = {name: value for name, value in asdict(self).items() if name not in ("seconds", "rejected_file")}
-        numbers |= {f"seconds: {stage}": value for stage, value in self.seconds.items()}
-        show_in_prefect(numbers, self.index)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Stopwatch:
@@ -52,7 +44,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure the block as one stage."""
+        """Measure the block as one stage; a stage that comes again is added up."""
         start = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)

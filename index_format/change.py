@@ -9,7 +9,7 @@ changes nothing the second time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -79,8 +79,10 @@ def live_documents(segments: Iterable[SegmentReader]) -> dict[str, Place]:
     return places
 
 
-def add_segments(index: Index, base: Manifest | None, addition: Addition, origin: Origin) -> Manifest | None:
-    """The manifest after `addition`, or None when `base` holds all of it already.
+def add_segments(
+    index: Index, base: Manifest | None, addition: Addition, origin: Origin, removed: Iterable[str] = ()
+) -> Manifest | None:
+    """The manifest without the ids in `removed` and after `addition`, or None when that changes nothing.
 
     A document that `base` holds with equal content is hidden in the new segment; with other content, in the old.
     Raises EncoderMismatch, CodebookChanged or CommitConflict when `base` was made otherwise.
@@ -99,6 +101,9 @@ def add_segments(index: Index, base: Manifest | None, addition: Addition, origin
     readers = {record.id: SegmentReader(index.files, record, codec, centroids) for record in kept}
     live = live_documents(readers[segment.id] for segment in old)
     hidden: dict[str, list[int]] = {}
+    gone = [live.pop(document_id) for document_id in set(removed) & set(live)]
+    for place in gone:
+        hidden.setdefault(place.segment_id, []).append(place.row)
     added = changed = 0
     for segment in fresh:
         for document_id, place in live_documents([readers[segment.id]]).items():
@@ -111,10 +116,10 @@ def add_segments(index: Index, base: Manifest | None, addition: Addition, origin
             live[document_id] = place
             changed += before is not None
             added += before is None
-    if base is not None and not added and not changed:
+    if base is not None and not (added or changed or gone):
         return None
     segments = [hide_rows(index, readers[record.id], hidden.get(record.id, [])) for record in kept]
-    commit = commit_record(origin, added=added, changed=changed)
+    commit = commit_record(origin, added=added, changed=changed, deleted=len(gone))
     return next_version(base, commit, segments) if base else _first_version(addition, commit, segments)
 
 
@@ -145,13 +150,16 @@ def delete_matching(index: Index, base: Manifest, matching: Filter, origin: Orig
     return next_version(base, commit_record(origin, deleted=deleted), segments)
 
 
-def replace_codebook(index: Index, replaced: str, codebook: CodebookRecord, origin: Origin) -> Manifest:
+def replace_codebook(
+    index: Index, replaced: str, codebook: CodebookRecord, origin: Origin, assigned: Mapping[str, FileRef] | None = None
+) -> Manifest:
     """Give the index another codebook in place of `replaced`, and every segment its centroid ids, by one commit.
 
-    Segments that came while others were done are done too. Raises CodebookChanged when the codebook is no longer
+    assigned: centroid ids that are written already, by segment. Others are written here, those of segments too that
+    come meanwhile. Raises CodebookChanged when the codebook is no longer
     `replaced`, so of two that were trained at once, or long ago, one wins.
     """
-    written: dict[str, FileRef] = {}
+    written = dict(assigned or {})
 
     def change(base: Manifest) -> Manifest:
         refuse_other_codebook(index, base, replaced)

@@ -6,12 +6,14 @@ The kinds follow what the caller does next, not what went wrong inside:
     ├── InputError            fix what you gave us, then run again
     │   ├── SourceError       the documents to read
     │   ├── NothingToIndex    every row of the source was set aside
-    │   └── EncoderMismatch   this index was written with another encoder
+    │   ├── EncoderMismatch   this index was written with another encoder
+    │   └── WorseAnswers      the new version would answer worse than the current one
     ├── IndexNotFound         there is no index at that place
     ├── IndexCorrupt          bytes are not what the manifest says: restore or rebuild
     ├── UnsupportedFormat     written by a newer Colonnade: upgrade
     ├── CommitConflict        another writer was first: run again
-    │   └── CodebookChanged   only the centroid ids are to be made again
+    │   ├── CodebookChanged   only the centroid ids are to be made again
+    │   └── NotCaughtUp       documents came that are not in the new segments yet
     ├── CommitUnknown         the store did not say whether the commit landed: look, then run again
     └── StorageError          the store failed: free space, permissions, network
         ├── ObjectMissing     no object has that key
@@ -50,6 +52,10 @@ class EncoderMismatch(InputError):
     """The encoder at hand is not the one the index was written with."""
 
 
+class WorseAnswers(InputError):
+    """A version that would answer worse than the current one was not published."""
+
+
 class IndexNotFound(ColonnadeError):
     """There is no index at the given place."""
 
@@ -68,6 +74,10 @@ class CommitConflict(ColonnadeError):
 
 class CodebookChanged(CommitConflict):
     """The index got another codebook while segments were made for it."""
+
+
+class NotCaughtUp(CommitConflict):
+    """The index has live documents that the new segments do not hold."""
 
 
 class CommitUnknown(ColonnadeError):

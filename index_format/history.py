@@ -64,7 +64,8 @@ def rollback(index: Index, base: Manifest, version: int, origin: Origin) -> Mani
     old = read_version(index.store, version)
     if (old.segments, old.codebook) == (base.segments, base.codebook):
         return None
-    return next_version(base, commit_record(origin, restored=version), old.segments, codebook=old.codebook)
+    made = next_version(base, commit_record(origin, restored=version), old.segments, codebook=old.codebook)
+    return msgspec.structs.replace(made, encoder=old.encoder, codec=old.codec, chunking=old.chunking)
 
 
 def find_version(index: Index, base: Manifest, name: str) -> int:

@@ -96,6 +96,16 @@ def staged_shard(run_id: str, number: int) -> str:
     return f"{STAGING}{run_id}/{number:06d}.parquet"
 
 
+def work_list(run_id: str, number: int) -> str:
+    """Key of the shards that a run gives to a worker elsewhere."""
+    return f"{STAGING}{run_id}/{number:06d}.json"
+
+
+def run_of(staged: str) -> str:
+    """The run that staged an object."""
+    return staged.split("/")[1]
+
+
 def receipt(work_key: str) -> str:
     """Key of the receipt of one finished shard; `work_key` is a hash of all that its result depends on."""
     return f"{RECEIPTS}{work_key}.json"

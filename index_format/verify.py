@@ -124,18 +124,21 @@ def _check_chain(previous: Manifest | None, manifest: Manifest) -> Iterator[Faul
     if previous is not None:
         if manifest.version == previous.version + 1 and manifest.parent_commit != previous.commit.id:
             broken.append("parent_commit is not the commit of the version before")
-        broken += [
-            f"{name} differs from the version before"
-            for name, value in _kept_for_life(manifest).items()
-            if value != _kept_for_life(previous)[name]
-        ]
+        shared = {one.id for one in manifest.segments} & {one.id for one in previous.segments}
+        kept = _kept_for_life(manifest) | (_kept_with_segments(manifest) if shared else {})
+        before = _kept_for_life(previous) | _kept_with_segments(previous)
+        broken += [f"{name} differs from the version before" for name, value in kept.items() if value != before[name]]
     for problem in broken:
         yield Fault(manifest.version, keys.manifest(manifest.version), None, problem, RELINK)
 
 
 def _kept_for_life(manifest: Manifest) -> dict[str, object]:
+    return {"index_id": manifest.index_id}
+
+
+def _kept_with_segments(manifest: Manifest) -> dict[str, object]:
+    """What a segment is made with; it changes only when no segment stays (SPEC §6.1)."""
     return {
-        "index_id": manifest.index_id,
         "encoder.fingerprint": manifest.encoder.fingerprint,
         "codec": manifest.codec,
         "chunking": manifest.chunking,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
 from index_format.segment import EncodedSegment, read_codebook, read_codec, write_centroids
@@ -13,9 +15,9 @@ from tasks.prefect_task import as_task
 
 
 def assign_centroids(
-    segment: EncodedSegment, address: str, codebook: CodebookRecord, codec: CodecRecord, dim: int
+    segment: EncodedSegment | SegmentRecord, address: str, codebook: CodebookRecord, codec: CodecRecord, dim: int
 ) -> SegmentRecord:
-    """Write the centroid ids of one segment and return its complete record."""
+    """Write the centroid ids of one segment, which may have others, and return its complete record."""
     index = Index.at(address)
     book = read_codebook(index.files, codebook, dim)
     coded, threads = CodedCentroids.of(book.centroids), os.cpu_count() or 1
@@ -28,6 +30,8 @@ def assign_centroids(
         nearest=lambda vectors: nearest_centroids(vectors, coded, threads=threads),
     )
     progress.report("centroids", advance=segment.tokens)
+    if isinstance(segment, SegmentRecord):
+        return msgspec.structs.replace(segment, centroids_file=file)
     return segment.with_centroids(file)
 
 

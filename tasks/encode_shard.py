@@ -29,6 +29,7 @@ from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord
 from index_format.npz import write_npz
 from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_segment
 from tasks import progress
+from tasks.device import claim_gpu
 from tasks.prefect_task import as_task
 from tasks.stage_documents import Shard
 
@@ -54,6 +55,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 def calibrate_codec(address: str, shard: Shard, encoder_name: str, chunking: ChunkingRecord, bits: int) -> CodecRecord:
     """Fix the codec of a new index: the mean is that of the token vectors of a few documents of its first shard."""
+    claim_gpu()
     index, encoder = Index.at(address), load_encoder(encoder_name)
     table = _read_shard(index, shard)
     chosen = np.unique(np.linspace(0, table.num_rows - 1, _CALIBRATION_DOCUMENTS).astype(int))
@@ -76,6 +78,7 @@ def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
         progress.report("encode", advance=shard.characters)
         return finished
     progress.report("encode")
+    claim_gpu()
     encoder = load_encoder(recipe.encoder_name)
     if encoder.record.fingerprint != recipe.encoder.fingerprint:
         raise EncoderMismatch(

@@ -1,4 +1,4 @@
-"""How far long work has come, told to whoever listens; nobody does on a worker, where the run's log speaks."""
+"""How far long work has come, told to whoever listens: the terminal, and the page of a flow run."""
 
 from __future__ import annotations
 

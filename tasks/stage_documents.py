@@ -41,13 +41,19 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StagedDocuments(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source holds, seen from an index."""
+    """What a source holds, seen from an index.
+
+    missing: ids that the index holds and no row of the source has, not even one that was set aside.
+    unnamed: rows that were set aside without an id, any of which may have been one of those.
+    """
 
     shards: list[Shard]
     seen: int
     unchanged: int
     rejected: int
     rejected_file: FileRef | None
+    missing: list[str]
+    unnamed: int
 
 
 @dataclass
@@ -59,7 +65,9 @@ class _Staging:
     unchanged: int = 0
     rejected_count: int = 0
     rejected: list[Rejected] = field(default_factory=list)
+    unnamed: int = 0
     seen_ids: set[bytes] = field(default_factory=set)
+    set_aside_ids: set[bytes] = field(default_factory=set)
     pending: list[pa.Table] = field(default_factory=list)
     documents: int = 0
     characters: int = 0
@@ -71,8 +79,16 @@ class _Staging:
     def reject(self, row: Rejected) -> None:
         self.seen += 1
         self.rejected_count += 1
+        self.unnamed += row.id is None
+        if row.id is not None:
+            self.set_aside_ids.add(_digest(row.id))
         if len(self.rejected) < _KEPT_REASONS:
             self.rejected.append(row)
+
+    def missing(self) -> list[str]:
+        """Ids that the index holds and that did not come by."""
+        came = self.seen_ids | self.set_aside_ids
+        return [one for one in self.known if _digest(one) not in came]
 
     def take(self) -> pa.Table:
         """The shard as it stands, leaving an empty one."""
@@ -86,7 +102,7 @@ def stage_documents(source: Source, address: str, run_id: str, base: Manifest | 
     index = Index.at(address)
     known = {key: place.content_hash for key, place in live_documents(index.segments(base)).items()} if base else {}
     staging = _Staging(known)
-    shards = [_write_shard(index, run_id, at, table) for at, table in enumerate(_shard_tables(source, staging))]
+    shards = [write_shard(index, run_id, at, table) for at, table in enumerate(_shard_tables(source, staging))]
     rejected = map(asdict, staging.rejected)
     rejected_file = write_report(index.store, run_id, rejected) if staging.rejected else None
     progress.report("load", total=staging.seen)
@@ -96,6 +112,8 @@ def stage_documents(source: Source, address: str, run_id: str, base: Manifest | 
         unchanged=staging.unchanged,
         rejected=staging.rejected_count,
         rejected_file=rejected_file,
+        missing=staging.missing(),
+        unnamed=staging.unnamed,
     )
 
 
@@ -161,11 +179,15 @@ def _fault(row: dict[str, str | None], seen_ids: set[bytes]) -> str | None:
         return f"the id has {len(document_id)} characters, at most {MAX_ID_CHARACTERS} are allowed"
     if text is None or not text.strip():
         return "the text is empty"
-    digest = hashlib.blake2b(document_id.encode(), digest_size=16).digest()
+    digest = _digest(document_id)
     if digest in seen_ids:
         return "the id came before in this source; the first row with it is indexed"
     seen_ids.add(digest)
     return None
+
+
+def _digest(document_id: str) -> bytes:
+    return hashlib.blake2b(document_id.encode(), digest_size=16).digest()
 
 
 def _documents(table: pa.Table, hashes: list[bytes]) -> pa.Table:
@@ -175,7 +197,7 @@ def _documents(table: pa.Table, hashes: list[bytes]) -> pa.Table:
     return pa.table([columns[name] for name in target.names], schema=target)
 
 
-def _write_shard(index: Index, run_id: str, number: int, table: pa.Table) -> Shard:
+def write_shard(index: Index, run_id: str, number: int, table: pa.Table) -> Shard:
     said = hashlib.sha256()
     for document_id, digest in zip(table["id"].to_pylist(), table["content_hash"].to_pylist(), strict=True):
         said.update(json.dumps(document_id).encode() + digest)

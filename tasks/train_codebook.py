@@ -16,7 +16,7 @@ from index_format import keys
 from index_format.codec import Codec
 from index_format.files import write_object
 from index_format.index import Index
-from index_format.manifest import CodebookRecord, CodecRecord
+from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
 from index_format.npz import write_npz
 from index_format.segment import EncodedSegment, map_codes, read_codec
 from serving.scoring import CodedCentroids, nearest_centroids
@@ -39,8 +39,10 @@ def centroids_for(tokens: int) -> int:
     return 1 << (wanted.bit_length() - 1)
 
 
-def train_codebook(address: str, segments: Sequence[EncodedSegment], codec: CodecRecord, dim: int) -> CodebookRecord:
-    """Train and write the codebook of an index from segments that were just encoded."""
+def train_codebook(
+    address: str, segments: Sequence[EncodedSegment | SegmentRecord], codec: CodecRecord, dim: int
+) -> CodebookRecord:
+    """Train and write a codebook of an index from the token vectors of some segments."""
     index = Index.at(address)
     tokens = sum(segment.tokens for segment in segments)
     centroids = centroids_for(tokens)
@@ -83,7 +85,9 @@ def _means(
     return means
 
 
-def _sample(index: Index, segments: Sequence[EncodedSegment], codec: Codec, size: int) -> NDArray[np.float32]:
+def _sample(
+    index: Index, segments: Sequence[EncodedSegment | SegmentRecord], codec: Codec, size: int
+) -> NDArray[np.float32]:
     """`size` token vectors float32 [size, D], drawn evenly from all segments."""
     total = sum(segment.tokens for segment in segments)
     chosen = np.sort(np.random.default_rng(SEED).choice(total, size, replace=False))

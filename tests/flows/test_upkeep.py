@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from flows import build_index as build_flow
+from flows import indexing
 from flows.build_index import build_index
 from flows.collect_garbage import collect_garbage
 from flows.compact_index import compact_index
@@ -54,7 +54,7 @@ def test_a_codebook_that_is_replaced_under_a_build_costs_it_the_centroids_alone(
     """Codes are direct, so nothing is encoded again."""
     build(tmp_path, a="Bees make honey.")
     index = Index.at(tmp_path / "index")
-    publish, codebooks, encoded = build_flow.publish_task, [], []
+    publish, codebooks, encoded = indexing.publish_task, [], []
 
     def replace_then_publish(*arguments: object) -> object:
         if not codebooks:
@@ -64,7 +64,7 @@ def test_a_codebook_that_is_replaced_under_a_build_costs_it_the_centroids_alone(
 
     write = encode_shard.write_segment
     monkeypatch.setattr(encode_shard, "write_segment", lambda *given: encoded.append(1) or write(*given))
-    monkeypatch.setattr(build_flow, "publish_task", replace_then_publish)
+    monkeypatch.setattr(indexing, "publish_task", replace_then_publish)
     build(tmp_path, b="Cats sleep all day.")
     assert encoded == [1]
     head = index.current()
@@ -83,7 +83,7 @@ def test_finished_work_from_before_the_horizon_is_done_again(tmp_path: Path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(build_flow, "publish_task", killed)
+        patched.setattr(indexing, "publish_task", killed)
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path, b="Cats sleep all day.")
     (receipt,) = Index.at(place).store.list(keys.RECEIPTS)

@@ -1,0 +1,105 @@
+"""Evaluations side by side, and the gate that a reindexed version has to pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from prefect.artifacts import create_table_artifact
+
+from flows.sight import show_drift
+from index_format.errors import WorseAnswers
+from index_format.index import Index
+from index_format.manifest import Manifest
+from tasks.drift import measure_drift_task
+from tasks.evaluate import Evaluation, evaluate_sample_task, evaluate_task
+from tasks.measures import Judgements
+
+SAMPLE = 100  # passages that stand for queries where there are none
+MEASURE = "nDCG@10"  # what decides where there are judgements
+_SHOWN = 20  # queries that differ most
+
+Questions = tuple[dict[str, str], Judgements]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A version measured, and perhaps another beside it."""
+
+    index: str
+    measured: Evaluation
+    beside: Evaluation | None = None
+
+    @property
+    def loss(self) -> float:
+        """How much worse the version is than the one beside it: in nDCG@10, or in recall without judgements."""
+        if self.beside is None:
+            return 0.0
+        if self.measured.served and self.beside.served:
+            return self.beside.served[MEASURE] - self.measured.served[MEASURE]
+        return self.beside.recall_10 - self.measured.recall_10
+
+    @cached_property
+    def differences(self) -> list[dict[str, object]]:
+        """The queries whose nDCG@10 differs most between the two versions, the losses first."""
+        if self.beside is None:
+            return []
+        before, after = self.beside.per_query, self.measured.per_query
+        rows = [(after[query][MEASURE] - before[query][MEASURE], query) for query in before.keys() & after.keys()]
+        most = sorted(sorted((row for row in rows if row[0]), key=lambda row: -abs(row[0]))[:_SHOWN])
+        return [
+            {"query": query, "before": round(before[query][MEASURE], 4), "now": round(after[query][MEASURE], 4)}
+            for _, query in most
+        ]
+
+
+def measure_version(
+    index: Index, manifest: Manifest, questions: Questions | None, encoder: str | None = None
+) -> Evaluation:
+    """Measure a version, by questions where there are any."""
+    if questions is None:
+        return evaluate_sample_task(index.address, manifest, SAMPLE)
+    return evaluate_task(index.address, manifest, *questions, encoder)
+
+
+def measures_table(comparison: Comparison) -> list[dict[str, object]]:
+    """A row for each measure: as served, exact, and of the version beside it."""
+    measured, beside = comparison.measured, comparison.beside
+    rows: list[dict[str, object]] = []
+    for name in [*measured.served, "Recall@10 of exact"]:
+        row: dict[str, object] = {"measure": name}
+        row[f"version {measured.version}"] = round(measured.served.get(name, measured.recall_10), 4)
+        row["exact MaxSim"] = round(measured.exact.get(name, 1.0), 4)
+        if beside is not None:
+            row[f"version {beside.version}"] = round(beside.served.get(name, beside.recall_10), 4)
+        rows.append(row)
+    return rows
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Leave the measures, and the queries that differ most, on the run's page."""
+    create_table_artifact(key="evaluation", table=measures_table(comparison), description=comparison.index)
+    if comparison.differences:
+        create_table_artifact(key="differences", table=comparison.differences, description="nDCG@10 by query")
+
+
+def refuse_worse(comparison: Comparison, tolerance: float) -> None:
+    """Raise WorseAnswers when the new version lost more than `tolerance` against the one beside it."""
+    if comparison.loss > tolerance:
+        beside = comparison.beside
+        assert beside is not None
+        what = MEASURE if comparison.measured.served else "recall of exact MaxSim"
+        now = comparison.measured.served.get(MEASURE, comparison.measured.recall_10)
+        before = beside.served.get(MEASURE, beside.recall_10)
+        raise WorseAnswers(
+            f"{comparison.index}: the new version would have {what} {now:.4f}, version {beside.version} has "
+            f"{before:.4f}. Nothing was published. To publish it all the same, allow a loss of "
+            f"{comparison.loss + 0.0001:.4f} (--tolerance, or tolerance in the flow's parameters)."
+        )
+
+
+def show_drift_of(index: Index, version: int) -> None:
+    """Leave the drift table of a version on the run's page."""
+    drift = measure_drift_task(index.address, version)
+    if drift:
+        show_drift(index.address, drift)

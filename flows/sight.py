@@ -1,0 +1,105 @@
+"""What the Prefect UI shows of a run: how far it is, what it did, which version came of it, and what to look at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from flows.summary import Summary
+from index_format import keys
+from tasks import progress
+from tasks.drift import SegmentDrift
+
+_EVERY_SECONDS = 3.0
+_RATED = ("encode", "centroids")  # stages whose speed is told in tokens a second
+
+
+@contextmanager
+def progress_shown(index: str) -> Iterator[None]:
+    """Show on the run's page how far each stage is, as this process sees it."""
+    artifact = create_progress_artifact(0.0, key="progress", description=f"{index}: starting")
+    assert isinstance(artifact, UUID)  # a coroutine only where a loop runs, and flows here are no coroutines
+    bar = _Bar(artifact, index)
+    with progress.listening(bar.hear):
+        yield
+    bar.show("done", 100.0)
+
+
+class _Bar:
+    """A progress artifact, told anew every few seconds."""
+
+    def __init__(self, artifact: UUID, index: str) -> None:
+        self._artifact = artifact
+        self._index = index
+        self._totals: dict[str, int] = {}
+        self._done: dict[str, int] = {}
+        self._shown_at = time.monotonic()
+
+    def hear(self, step: progress.Step) -> None:
+        """Take a step in; show it when the last is some seconds old."""
+        if step.total is not None:
+            self._totals[step.stage] = step.total
+        self._done[step.stage] = self._done.get(step.stage, 0) + step.advance
+        if time.monotonic() - self._shown_at >= _EVERY_SECONDS:
+            total = self._totals.get(step.stage, 0)
+            self.show(step.stage, min(100.0, 100 * self._done[step.stage] / total) if total else 0.0)
+
+    def show(self, stage: str, percent: float) -> None:
+        self._shown_at = time.monotonic()
+        try:
+            update_progress_artifact(self._artifact, round(percent, 1), description=f"{self._index}: {stage}")
+        except Exception as error:  # noqa: BLE001  # a picture of the work must not stop the work
+            get_run_logger().debug("progress could not be shown: %s", error)
+
+
+def show_summary(summary: Summary) -> Summary:
+    """Leave the numbers of a run on its page, and a link to the version that is current after it."""
+    left_out = ("seconds", "rejected_file", "warnings")
+    numbers = {name: value for name, value in asdict(summary).items() if name not in left_out}
+    numbers |= {f"seconds: {stage}": seconds for stage, seconds in summary.seconds.items()}
+    numbers |= {
+        f"tokens a second: {stage}": round(summary.tokens / seconds)
+        for stage, seconds in summary.seconds.items()
+        if stage in _RATED and seconds
+    }
+    show_numbers(numbers, summary.index)
+    link_version(summary.index, summary.version)
+    for warning in summary.warnings:
+        warn(warning)
+    return summary
+
+
+def show_numbers(numbers: Mapping[str, object], index: str) -> None:
+    """Leave numbers on the page of this flow run."""
+    rows = [{"what": name, "value": str(value)} for name, value in numbers.items()]
+    create_table_artifact(key="summary", table=rows, description=f"What this run did to {index}")
+
+
+def show_drift(index: str, drift: Sequence[SegmentDrift]) -> None:
+    """Leave a table of the segments against the codebook."""
+    create_table_artifact(key="drift", table=[asdict(one) for one in drift], description=f"Drift of {index}")
+
+
+def link_version(index: str, version: int) -> None:
+    """A link from the run to the manifest of a version."""
+    place = index if "://" in index else Path(index).absolute().as_uri()
+    create_link_artifact(f"{place}/{keys.manifest(version)}", f"version {version} of {index}", key="version")
+
+
+def warn(warning: str) -> None:
+    """Say something that a person should see: in the log, and on the page by itself."""
+    get_run_logger().warning(warning)
+    create_markdown_artifact(f"**Warning.** {warning}", key="warning")

@@ -1,0 +1,103 @@
+"""What the answers of a version are worth: against judgements, and against exact MaxSim over all its passages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoding.encoder import load_encoder_of
+from index_format.index import Index
+from index_format.manifest import Manifest
+from serving.search import Recall, rank
+from serving.snapshot import Snapshot, open_snapshot
+from tasks.measures import DEPTH, Judgements, PerQuery, mean, measure, overlap
+from tasks.prefect_task import as_task
+
+_FIRST_PASSAGES = 200  # of a ranking; more until they have DEPTH documents
+_SAMPLE_TOKENS = 24  # of a passage that stands for a query
+_SEED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One version, measured. recall_10: the share of the ten best documents of exact MaxSim that a search finds.
+
+    served: the measures of answers as a server gives them. exact: those when every passage is scored.
+    per_query: the measures of each query, as served. All are empty where there were no judgements.
+    """
+
+    version: int
+    encoder: str
+    queries: int
+    recall_10: float
+    served: dict[str, float] = field(default_factory=dict)
+    exact: dict[str, float] = field(default_factory=dict)
+    per_query: PerQuery = field(default_factory=dict)
+
+
+def evaluate(
+    address: str, manifest: Manifest, queries: Mapping[str, str], judgements: Judgements, encoder: str | None = None
+) -> Evaluation:
+    """Measure a version, published or not, by judged queries. encoder: where the version's encoder is now."""
+    loaded = load_encoder_of(manifest.encoder, encoder)
+    snapshot = open_snapshot(Index.at(address), manifest)
+    vectors = [loaded.encode_query(text) for text in queries.values()]
+    served = dict(zip(queries, rankings(snapshot, vectors, "balanced"), strict=True))
+    exact = dict(zip(queries, rankings(snapshot, vectors, "exact"), strict=True))
+    per_query = measure(judgements, served)
+    return Evaluation(
+        version=manifest.version,
+        encoder=manifest.encoder.name,
+        queries=len(queries),
+        recall_10=overlap(list(served.values()), list(exact.values())),
+        served=mean(per_query),
+        exact=mean(measure(judgements, exact)),
+        per_query=per_query,
+    )
+
+
+evaluate_task = as_task(evaluate, "evaluate")
+
+
+def evaluate_sample(address: str, manifest: Manifest, count: int) -> Evaluation:
+    """Measure how much of exact MaxSim a version finds, by `count` passages of its own that stand for queries."""
+    snapshot = open_snapshot(Index.at(address), manifest)
+    vectors = sample_queries(snapshot, count)
+    served, exact = (rankings(snapshot, vectors, recall) for recall in ("balanced", "exact"))
+    return Evaluation(manifest.version, manifest.encoder.name, len(vectors), overlap(served, exact))
+
+
+evaluate_sample_task = as_task(evaluate_sample, "evaluate by a sample")
+
+
+def rankings(snapshot: Snapshot, queries: Sequence[NDArray[np.float32]], recall: Recall) -> list[list[str]]:
+    """The ids of the best documents for each query, each at the place of its best passage; at most DEPTH."""
+    return [_documents(snapshot, vectors, recall) for vectors in queries]
+
+
+def sample_queries(snapshot: Snapshot, count: int) -> list[NDArray[np.float32]]:
+    """The first token vectors of some live passages, as queries float32 [Q, D]. The same ones for the same version."""
+    live = np.flatnonzero(snapshot.live)
+    chosen = np.random.default_rng(_SEED).choice(live, min(count, len(live)), replace=False)
+    queries = []
+    for passage in np.sort(chosen).tolist():
+        segment, ordinal = snapshot.place(passage)
+        start, end = segment.codes.offsets[ordinal : ordinal + 2].tolist()
+        rows = slice(start, min(end, start + _SAMPLE_TOKENS))
+        queries.append(snapshot.codec.decompress(segment.codes.codes[rows], segment.codes.scales[rows]))
+    return queries
+
+
+def _documents(snapshot: Snapshot, vectors: NDArray[np.float32], recall: Recall) -> list[str]:
+    wanted, threads = _FIRST_PASSAGES, os.cpu_count() or 1
+    while True:
+        passages = rank(snapshot, vectors, wanted, recall=recall, threads=threads).passages
+        places = [snapshot.place(passage) for passage in passages]
+        found = list(dict.fromkeys(segment.document_id(ordinal) for segment, ordinal in places))
+        if len(found) >= DEPTH or len(passages) < wanted:
+            return found[:DEPTH]
+        wanted *= 4

@@ -1,0 +1,133 @@
+"""Queries and judgements in, from Parquet, JSON Lines, CSV, TSV and TREC files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+import fsspec
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from index_format.errors import SourceError
+from tasks.measures import answerable
+
+_QUERY_ID = ("query_id", "query-id", "_id", "id", "qid")
+_QUERY_TEXT = ("text", "query", "question")
+_DOCUMENT_ID = ("doc_id", "document_id", "corpus-id", "corpus_id", "docid")
+_RELEVANCE = ("relevance", "score", "label", "rel")
+_TREC_FIELDS = 4
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSON = (".jsonl", ".ndjson")
+
+
+class Judged(BaseModel):
+    """Questions with known answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queries: str = Field(
+        min_length=1,
+        description="A .parquet, .jsonl, .csv or .tsv file with an id and a text for each query; local or s3://",
+    )
+    judgements: str = Field(
+        min_length=1,
+        description="A TREC qrels file, or a .parquet, .jsonl, .csv or .tsv file with query, document and relevance",
+    )
+
+
+def read_questions(judged: Judged) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+    """Texts by query id, and relevance by query id and document id, of the queries that have a relevant document.
+
+    Raises SourceError when a file cannot be read, or when the two have no query in common.
+    """
+    judgements = answerable(_read_judgements(judged.judgements))
+    queries = {query: text for query, text in _read_queries(judged.queries).items() if query in judgements}
+    if not queries:
+        raise SourceError(f"{judged.queries}: none of its queries has a relevant document in {judged.judgements}.")
+    return queries, {query: judgements[query] for query in queries}
+
+
+def _read_queries(location: str) -> dict[str, str]:
+    table = _read_table(location, headless=("id", "text"))
+    return dict(zip(*(_strings(table, location, names) for names in (_QUERY_ID, _QUERY_TEXT)), strict=True))
+
+
+def _read_judgements(location: str) -> dict[str, dict[str, int]]:
+    rows = _judged_rows(location)
+    judgements: dict[str, dict[str, int]] = {}
+    for query, document, relevance in rows:
+        try:
+            judgements.setdefault(query, {})[document] = int(float(relevance))
+        except ValueError:
+            raise SourceError(f"{location}: relevance of {document!r} is {relevance!r}, expected a number.") from None
+    return judgements
+
+
+def _judged_rows(location: str) -> Iterator[tuple[str, str, str]]:
+    if PurePosixPath(location).suffix.lower() not in (".parquet", *_JSON, *_DELIMITERS):
+        yield from _trec_rows(location)
+        return
+    table = _read_table(location, headless=("query_id", "doc_id", "relevance"))
+    columns = (_strings(table, location, names) for names in (_QUERY_ID, _DOCUMENT_ID, _RELEVANCE))
+    yield from zip(*columns, strict=True)
+
+
+def _trec_rows(location: str) -> Iterator[tuple[str, str, str]]:
+    for number, line in enumerate(_read(location).decode("utf-8-sig").splitlines(), start=1):
+        fields = line.split()
+        if fields and len(fields) != _TREC_FIELDS:
+            raise SourceError(
+                f"{location}: line {number} has {len(fields)} fields; a TREC file has four: query, 0, document, "
+                "relevance. Other files are told by their names: .parquet, .jsonl, .csv, .tsv."
+            )
+        if fields:
+            yield fields[0], fields[2], fields[3]
+
+
+def _read_table(location: str, headless: Sequence[str]) -> pa.Table:
+    """All rows of a table; a .tsv or .csv whose first line names no column that we know has none."""
+    suffix = PurePosixPath(location).suffix.lower()
+    data = _read(location)
+    try:
+        if suffix == ".parquet":
+            return pq.read_table(pa.BufferReader(data))
+        if suffix in _JSON:
+            return pajson.read_json(pa.BufferReader(data))
+        if suffix in _DELIMITERS:
+            return _read_delimited(data, _DELIMITERS[suffix], headless)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise SourceError(f"{location}: cannot be read: {str(error).splitlines()[0]}") from error
+    raise SourceError(f"{location}: expected a file ending in .parquet, .jsonl, .ndjson, .csv or .tsv.")
+
+
+def _read_delimited(data: bytes, delimiter: str, headless: Sequence[str]) -> pa.Table:
+    first = data.split(b"\n", 1)[0].decode("utf-8-sig").strip().split(delimiter)
+    known = {*_QUERY_ID, *_QUERY_TEXT, *_DOCUMENT_ID, *_RELEVANCE}
+    names = None if known & set(first) else list(headless)
+    parse = csv.ParseOptions(delimiter=delimiter, quote_char=False if delimiter == "\t" else '"')
+    columns = names or first
+    types = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
+    return csv.read_csv(pa.BufferReader(data), csv.ReadOptions(column_names=names), parse, types)
+
+
+def _strings(table: pa.Table, location: str, names: Sequence[str]) -> list[str]:
+    """The first column that has one of the names, as text."""
+    found = next((name for name in names if name in table.column_names), None)
+    if found is None:
+        raise SourceError(
+            f"{location}: none of the columns {', '.join(names)} is there; it has {', '.join(table.column_names)}."
+        )
+    return [str(value) for value in table[found].to_pylist()]
+
+
+def _read(location: str) -> bytes:
+    try:
+        with fsspec.open(location, "rb") as file:
+            data: bytes = file.read()
+            return data
+    except (OSError, ImportError, ValueError) as error:
+        raise SourceError(f"{location}: cannot be read ({error}).") from error

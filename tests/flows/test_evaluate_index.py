@@ -1,0 +1,112 @@
+"""What an index's answers are worth: judged questions in every form, compared with exact search and another version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from prefect.client.orchestration import get_client
+
+from flows.build_index import add_documents, build_index
+from flows.evaluate_index import evaluate_index
+from flows.evaluation import Comparison
+from flows.parameters import AddParameters, BuildParameters, EvaluateParameters
+from index_format.errors import SourceError
+from index_format.index import Index
+from tasks.measures import mean, measure
+from tasks.questions import Judged, read_questions
+
+QUESTIONS = {"1": "Which animal makes honey?", "2": "Who barks?", "3": "Unanswered"}
+ANSWERS = {"1": {"bees": 2}, "2": {"dogs": 1, "cats": 0}}
+TEXTS = {"bees": "Bees make honey from nectar.", "cats": "Cats sleep all day.", "dogs": "Dogs bark at strangers."}
+
+
+def write_questions(folder: Path, queries: str, judgements: str) -> Judged:
+    """The questions above as the two files named."""
+    rows = [(query, document, rel) for query, judged in ANSWERS.items() for document, rel in judged.items()]
+    forms = {
+        "queries.tsv": "".join(f"{query}\t{text}\n" for query, text in QUESTIONS.items()),
+        "queries.csv": "id,text\n" + "".join(f'{query},"{text}"\n' for query, text in QUESTIONS.items()),
+        "queries.jsonl": "".join(f'{{"_id": "{query}", "text": "{text}"}}\n' for query, text in QUESTIONS.items()),
+        "qrels": "".join(f"{query} 0 {document} {rel}\n" for query, document, rel in rows),
+        "qrels.tsv": "query-id\tcorpus-id\tscore\n" + "".join(f"{a}\t{b}\t{c}\n" for a, b, c in rows),
+    }
+    for name, text in forms.items():
+        (folder / name).write_text(text)
+    pq.write_table(pa.table({"id": [*QUESTIONS], "text": [*QUESTIONS.values()]}), folder / "queries.parquet")
+    columns = dict(zip(("query_id", "doc_id", "relevance"), map(list, zip(*rows, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), folder / "qrels.parquet")
+    return Judged(queries=str(folder / queries), judgements=str(folder / judgements))
+
+
+@pytest.mark.parametrize(
+    ("queries", "judgements"),
+    [
+        ("queries.tsv", "qrels"),
+        ("queries.csv", "qrels.tsv"),
+        ("queries.jsonl", "qrels"),
+        ("queries.parquet", "qrels.parquet"),
+    ],
+)
+def test_questions_are_read_from_every_form_alike(tmp_path: Path, queries: str, judgements: str) -> None:
+    """And a question without a relevant document is left out."""
+    texts, judged = read_questions(write_questions(tmp_path, queries, judgements))
+    assert texts == {"1": QUESTIONS["1"], "2": QUESTIONS["2"]}
+    assert judged == ANSWERS
+
+
+def test_questions_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+    """A wrong file, a wrong line, and judgements of other queries."""
+    good = write_questions(tmp_path, "queries.tsv", "qrels")
+    (tmp_path / "bad").write_text("1 0 bees\n")
+    (tmp_path / "other").write_text("99 0 bees 1\n")
+    with pytest.raises(SourceError, match="line 1 has 3 fields"):
+        read_questions(good.model_copy(update={"judgements": str(tmp_path / "bad")}))
+    with pytest.raises(SourceError, match="none of its queries has a relevant document"):
+        read_questions(good.model_copy(update={"judgements": str(tmp_path / "other")}))
+    with pytest.raises(SourceError, match="none of the columns"):
+        read_questions(good.model_copy(update={"judgements": str(tmp_path / "queries.csv")}))
+
+
+def test_measures_are_those_of_trec_eval() -> None:
+    """By hand: linear gain, a query that found nothing counts as zero, one without relevant documents not at all."""
+    judgements = {"a": {"x": 2, "y": 1}, "b": {"k": 1}, "none": {"x": 0}}
+    means = mean(measure(judgements, {"a": ["y", "x", "n"], "none": ["x"]}))
+    ndcg = (1 + 2 / 1.584962500721156) / (2 + 1 / 1.584962500721156)
+    assert means == pytest.approx({"nDCG@10": ndcg / 2, "Recall@100": 0.5, "MRR": 0.5, "MAP": 0.5})
+
+
+def test_a_version_is_measured_beside_exact_search_and_an_older_version(prefect_here, write_texts, tmp_path) -> None:
+    """The older one lacks an answer; the run's page has the table, the drift and the version."""
+    place = str(tmp_path / "index")
+    build_index(BuildParameters(source=write_texts({"cats": TEXTS["cats"], "bees": TEXTS["bees"]}), index=place))
+    add_documents(AddParameters(source=write_texts(TEXTS), index=place))
+    judged = write_questions(tmp_path, "queries.jsonl", "qrels")
+
+    done: Comparison = evaluate_index(EvaluateParameters(index=place, judged=judged, beside=1))
+
+    assert done.measured.served == done.measured.exact == dict.fromkeys(done.measured.served, 1.0)
+    assert done.beside is not None
+    assert done.beside.served["nDCG@10"] == 0.5
+    assert done.differences == [{"query": "2", "before": 0.0, "now": 1.0}]
+    assert done.measured.recall_10 == 1.0
+    assert {"evaluation", "differences", "drift", "version"} <= artifact_keys()
+
+
+def test_without_questions_passages_of_the_index_stand_for_them(prefect_here, write_texts, tmp_path) -> None:
+    """How much of exact MaxSim is found can be told of any index."""
+    place = str(tmp_path / "index")
+    build_index(BuildParameters(source=write_texts(TEXTS), index=place))
+    done: Comparison = evaluate_index(EvaluateParameters(index=place))
+    assert (done.measured.queries, done.measured.recall_10, done.measured.served) == (3, 1.0, {})
+    assert Index.at(place).versions() == [1]
+
+
+def artifact_keys() -> set[str]:
+    with get_client(sync_client=True) as client:
+        answer = client.request("POST", "/artifacts/latest/filter", json={})
+        assert answer.status_code == httpx.codes.OK
+        return {one["key"] for one in answer.json()}
