@@ -23,6 +23,7 @@ from colonnade.options import (
     SourceArgument,
     TextColumn,
     TitleColumn,
+    Where,
 )
 from colonnade.serve import serve
 from colonnade.upkeep import compact, gc, rollback, tag, versions
@@ -129,17 +130,22 @@ def delete(
     ids_file: Annotated[
         typer.FileText | None, typer.Option(help="A file with one id a line; - reads standard input")
     ] = None,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
-    """Delete documents by id, as one new version."""
+    """Delete documents, by id or by a filter, as one new version."""
     _prepare_prefect()
     from flows.delete_documents import delete_documents
     from flows.parameters import DeleteParameters
+    from index_format.filters import parse_filter
 
     wanted = [*(ids or []), *(line.strip() for line in (ids_file or []) if line.strip())]
-    if not wanted:
-        raise InputError("Name the documents to delete: ids as arguments, or --ids-file.")
-    parameters = _validated(DeleteParameters, index=index, ids=wanted)
+    if bool(wanted) == (where is not None):
+        raise InputError(
+            "Name the documents to delete: ids as arguments, --ids-file, or instead of ids a filter, --where."
+        )
+    chosen = None if where is None else parse_filter(where).model_dump(mode="json")
+    parameters = _validated(DeleteParameters, index=index, ids=wanted, filter=chosen)
     _run(lambda: delete_documents(parameters), False, as_json)
 
 
@@ -152,21 +158,24 @@ def search(
         Literal["fast", "balanced", "exact"],
         typer.Option(help="'exact' scores every passage; the others stop when few can be missing"),
     ] = "balanced",
+    where: Where = None,
     encoder: Encoder = None,
     as_json: Json = False,
 ) -> None:
     """Find the best passages for a query."""
     from colonnade import terminal
     from encoding.encoder import load_encoder_of
+    from index_format.filters import parse_filter
     from index_format.index import Index
     from serving.query import SearchQuery
     from serving.searcher import Searcher
 
     if not query.strip():
         raise InputError("query: it is empty.")
+    matching = None if where is None else parse_filter(where)
     place = Index.at(index)
     searcher = Searcher(place, load_encoder_of(place.current().encoder, encoder))
-    answer = searcher.search(SearchQuery(query, k=k, recall=recall))
+    answer = searcher.search(SearchQuery(query, k=k, recall=recall, matching=matching))
     if as_json:
         terminal.print_json(asdict(answer))
     else:

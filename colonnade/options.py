@@ -25,5 +25,13 @@ Encoder = Annotated[
         show_default=False,
     ),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON",
+        help='A filter over metadata and id, such as {"op": "<", "column": "year", "value": 1990}; '
+        "docs/filters.md has all forms",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
 ListRejected = Annotated[bool, typer.Option(help="List the rows that were set aside, with their reasons")]

@@ -17,6 +17,9 @@ def serve(
     encoder: Encoder = None,
     keys: Annotated[Path | None, typer.Option(help="File of API keys; who has none of them is refused")] = None,
     insecure: Annotated[bool, typer.Option(help="Allow others than this machine to ask, without any key")] = False,
+    tenant_column: Annotated[
+        str | None, typer.Option(help="Metadata column that tells whose a document is, for keys of one tenant")
+    ] = None,
     writable: Annotated[bool, typer.Option(help="Let documents be added and deleted over HTTP")] = False,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file of the certificate: serve HTTPS")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key")] = None,
@@ -30,7 +33,9 @@ def serve(
     from index_format.index import Index
     from serving.http.parts import Settings
 
-    settings = Settings(deadline_ms=int(1000 * deadline), queue_limit=queue, shadow_share=shadow)
+    settings = Settings(
+        deadline_ms=int(1000 * deadline), queue_limit=queue, shadow_share=shadow, tenant_column=tenant_column
+    )
     place = Place(host, port, keys, insecure, tls_certificate, tls_key, settings)
     place.refuse_unsafe()
     at = Index.at(index)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from index_format.filters import Filter
 from serving.search import Recall
 
 
@@ -15,6 +16,7 @@ class SearchQuery:
     """One question: a text, or its token vectors float32 [Q, D] where the caller encodes for itself.
 
     The answer has the hits from place `offset` on, `k` of them. recall: as in `serving.search.rank`.
+    matching: which documents may be found. explain: whether the answer says what matched.
     """
 
     text: str | None = None
@@ -22,6 +24,8 @@ class SearchQuery:
     k: int = 10
     offset: int = 0
     recall: Recall = "balanced"
+    matching: Filter | None = None
+    explain: bool = False
 
     def __post_init__(self) -> None:
         assert (self.text is None) != (self.vectors is None), "a query is a text or vectors"

@@ -6,8 +6,8 @@
 4. MaxSim of the candidates on their codes.
 5. The best k by score, then by document id, then by place in the document.
 
-A snapshot that is small enough for the `recall` asked for skips 1 to 3 and is searched exhaustively: that misses
-nothing.
+Where few enough passages may be found for the `recall` asked for, 1 to 3 are skipped and all of them are scored: that
+misses nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from index_format.segment import SegmentReader
 from serving.candidates import Scored, score_candidates
+from serving.matches import Selection
 from serving.scoring import approximate_scores, maxsim, prepare_query
 from serving.snapshot import Snapshot
 
@@ -66,11 +67,11 @@ def search(
     *,
     recall: Recall = "balanced",
     candidates: int | None = None,
-    allowed: NDArray[np.bool_] | None = None,
+    among: Selection | None = None,
     threads: int = 1,
 ) -> list[Hit]:
     """The best `k` passages for query vectors float32 [Q, D], with their texts. Parameters as in `rank`."""
-    ranking = rank(snapshot, vectors, k, recall=recall, candidates=candidates, allowed=allowed, threads=threads)
+    ranking = rank(snapshot, vectors, k, recall=recall, candidates=candidates, among=among, threads=threads)
     return read_hits(snapshot, ranking)
 
 
@@ -81,28 +82,31 @@ def rank(
     *,
     recall: Recall = "balanced",
     candidates: int | None = None,
-    allowed: NDArray[np.bool_] | None = None,
+    among: Selection | None = None,
     threads: int = 1,
 ) -> Ranking:
     """The best `k` passages for query vectors float32 [Q, D].
 
-    recall: "exact" scores every passage; "balanced" and "fast" do so up to a size of the index, and beyond it stop
-    when few of the best k can be missing.
+    recall: "exact" scores every passage; "balanced" and "fast" do so up to a size, and beyond it stop when few of the
+    best k can be missing.
     candidates: score this many instead, and those that tie with the last of them.
-    allowed: bool [P], which passages may be found; all by default, the deleted ones never. threads: for this query.
+    among: the passages that may be found (`Snapshot.select`), all live ones by default. Their number alone decides
+    how they are searched, so a filter that leaves few is as quick as a small index. threads: for this query.
     """
-    found = snapshot.live if allowed is None else snapshot.live & allowed
+    among = snapshot.everything if among is None else among
+    if not among.passages:
+        return Ranking([], [], 0)
     query = prepare_query(vectors, snapshot.codec)
 
     def score(passages: NDArray[np.int64]) -> NDArray[np.float32]:
         return maxsim(query, snapshot.table, snapshot.codec.row_bytes, passages, threads=threads)
 
-    whole = snapshot.tokens * snapshot.codec.row_bytes <= EXHAUSTIVE_BYTES[recall]
+    whole = among.tokens * snapshot.codec.row_bytes <= EXHAUSTIVE_BYTES[recall]
     if whole and candidates is None:
-        everything = np.flatnonzero(found)
+        everything = np.flatnonzero(among.mask)
         scored = Scored(everything, score(everything))
     else:
-        rough = approximate_scores(query, snapshot.table, snapshot.centroids, found, threads=threads)
+        rough = approximate_scores(query, snapshot.table, snapshot.centroids, among.mask, threads=threads)
         first, tolerance = (candidates, np.inf) if candidates else (max(FIRST, FIRST_PER_HIT * k), TOLERANCE[recall])
         scored = score_candidates(rough, score, k, first=first, tolerance=tolerance)
     passages, scores = _best(snapshot, scored, k)

@@ -20,6 +20,7 @@ from index_format.change import refuse_other_encoder
 from index_format.errors import ColonnadeError, IndexNotFound, ObjectMissing, StorageError
 from index_format.index import Index
 from index_format.manifest import Manifest
+from serving.explain import Explanation, explain
 from serving.query import SearchQuery
 from serving.search import Hit, Ranking, Recall, rank, read_hits, search
 from serving.snapshot import Snapshot, open_snapshot
@@ -35,7 +36,10 @@ _THREADS = os.cpu_count() or 1  # of one query; several queries share them
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hits, best first, the index version that gave them, and how: the recall asked for, and passages scored."""
+    """Hits, best first, the index version that gave them, and how: the recall asked for, and passages scored.
+
+    explanation: what of each hit matched, where that was asked for.
+    """
 
     version: int
     hits: list[Hit]
@@ -43,6 +47,7 @@ class Answer:
     scored: int
     encode_ms: float
     search_ms: float
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Searcher:
 
     def __init__(self, index: Index, encoder: Encoder) -> None:
         self._index = index
-        self._encoder = encoder
+        self.encoder = encoder
         self.fault: Fault | None = None
         self._older: OrderedDict[int, Snapshot] = OrderedDict()
         self._opening = threading.Lock()
@@ -79,7 +84,7 @@ class Searcher:
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
         """The token vectors of queries, each float32 [Q, D]."""
-        return self._encoder.encode_queries(texts)
+        return self.encoder.encode_queries(texts)
 
     def answer(
         self,
@@ -90,19 +95,23 @@ class Searcher:
     ) -> Answer:
         """The best passages for query vectors float32 [Q, D], of a snapshot: the newest, where none is given.
 
-        The whole answer comes from one version.
+        The whole answer comes from one version. Raises InputError when the filter does not fit its columns.
         """
         snapshot, start = snapshot or self.snapshot, time.perf_counter()
-        ranking = rank(snapshot, vectors, query.offset + query.k, recall=query.recall, threads=threads)
+        among = snapshot.select(query.matching)
+        ranking = rank(snapshot, vectors, query.offset + query.k, recall=query.recall, among=among, threads=threads)
         wanted = Ranking(ranking.passages[query.offset :], ranking.scores[query.offset :], ranking.scored)
         hits = read_hits(snapshot, wanted)
+        search_ms = 1000 * (time.perf_counter() - start)
+        explanation = explain(snapshot, self.encoder, vectors, wanted, hits, query.text) if query.explain else None
         return Answer(
             version=snapshot.version,
             hits=hits,
             recall=query.recall,
             scored=ranking.scored,
             encode_ms=0.0,
-            search_ms=1000 * (time.perf_counter() - start),
+            search_ms=search_ms,
+            explanation=explanation,
         )
 
     def gpu_bytes(self) -> int:
@@ -111,7 +120,7 @@ class Searcher:
 
     def exact(self, query: SearchQuery, vectors: NDArray[np.float32], snapshot: Snapshot) -> Answer:
         """The answer that leaves nothing out, on one core."""
-        return self.answer(replace(query, recall="exact"), vectors, snapshot, threads=1)
+        return self.answer(replace(query, recall="exact", explain=False), vectors, snapshot, threads=1)
 
     def refresh(self) -> bool:
         """Open a newer version if there is one, warm it and swap it in. Returns whether it did.
@@ -182,12 +191,12 @@ class Searcher:
 
     def _open(self, previous: Snapshot | None) -> Snapshot:
         def opener(manifest: Manifest) -> Snapshot:
-            refuse_other_encoder(manifest, self._encoder.record, where=self._index.address)
+            refuse_other_encoder(manifest, self.encoder.record, where=self._index.address)
             return open_snapshot(self._index, manifest, previous)
 
         snapshot = self._index.open_current(opener)
         for text in _WARM_QUERIES:
-            search(snapshot, self._encoder.encode_query(text), 1)
+            search(snapshot, self.encoder.encode_query(text), 1)
         return snapshot
 
 

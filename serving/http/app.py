@@ -10,7 +10,7 @@ from datetime import datetime
 from fastapi import FastAPI
 
 from serving.batcher import Batcher
-from serving.http import documents, errors, health, index, pages, search
+from serving.http import contents, documents, errors, health, index, pages, search
 from serving.http.parts import Parts, Settings, Writer
 from serving.http.routes import Gate, ScopedRoute
 from serving.keys import KeyRing
@@ -43,10 +43,11 @@ def make_app(
     # FastAPI's own pages load scripts from the internet, and its routes declare no scope.
     app = FastAPI(title="Colonnade", version="1", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.router.route_class = ScopedRoute
-    app.state.gate = Gate(keys, parts.metrics, parts.settings.body_bytes, parts.settings.body_seconds)
+    app.state.gate = Gate(keys, parts.metrics, parts.settings)
     errors.install(app)
     search.add_routes(app, parts)
     index.add_routes(app, parts)
+    contents.add_routes(app, parts)
     health.add_routes(app, parts)
     pages.add_routes(app)
     if writer is not None:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
+from index_format.filters import Filter, both
+from serving.explain import MAX_EXPLAINED, Explanation
 from serving.http.errors import wrong_field
 from serving.query import SearchQuery
 from serving.search import MAX_K, Hit, Recall
@@ -60,11 +62,22 @@ class Question(Request):
     recall: Recall = Field(
         default="balanced", description="'exact' scores every passage; the others stop when few can be missing"
     )
+    filter: Filter | None = Field(default=None, description="Which documents may be found: docs/filters.md")
+    explain: bool = Field(
+        default=False, strict=True, description=f"Tell what each hit matched; for k of at most {MAX_EXPLAINED}"
+    )
     fields: list[HitField] | None = Field(
         default=None, description="What of a document each hit carries beside its id, span and score; all by default"
     )
     vectors: QueryVectors | None = Field(default=None, description="Token vectors in place of a text")
     query: QueryText | None = Field(default=None, validate_default=True, description="A text")
+
+    @field_validator("explain")
+    @classmethod
+    def _explain_few(cls, explain: bool, others: ValidationInfo) -> bool:
+        if explain and others.data.get("k", 0) > MAX_EXPLAINED:
+            raise ValueError(f"at most {MAX_EXPLAINED} hits are explained: ask for a smaller k")
+        return explain
 
     @field_validator("offset")
     @classmethod
@@ -96,6 +109,8 @@ class BatchSearchRequest(Versioned, Timed):
     def _few_hits(cls, queries: list[Question]) -> list[Question]:
         if sum(one.k + one.offset for one in queries) > MAX_BATCH_HITS:
             raise ValueError(f"k and offset of all queries together may reach {MAX_BATCH_HITS}")
+        if sum(one.k for one in queries if one.explain) > MAX_EXPLAINED:
+            raise ValueError(f"at most {MAX_EXPLAINED} hits of all queries together are explained")
         return queries
 
 
@@ -115,6 +130,7 @@ class Answered(BaseModel):
     queue_ms: float = Field(description="Waiting for those before it")
     encode_ms: float = Field(description="In the encoder, together with those that waited with it")
     search_ms: float
+    explanation: Explanation | None = Field(default=None, description="What each hit matched, if that was asked for")
 
 
 class BatchAnswered(BaseModel):
@@ -165,10 +181,20 @@ class Versions(BaseModel):
     versions: list[VersionDescription]
 
 
-def as_query(asked: Question, dim: int) -> SearchQuery:
-    """The engine's record of a question. Raises Refusal when its vectors are not of the index's `dim`."""
-    vectors = None if asked.vectors is None else as_array(asked.vectors, dim)
-    return SearchQuery(text=asked.query, vectors=vectors, k=asked.k, offset=asked.offset, recall=asked.recall)
+def as_query(asked: Question, dim: int, tenant: Filter | None) -> SearchQuery:
+    """The engine's record of a question, whose hits match the tenant's filter, whatever its own says.
+
+    Raises Refusal when its vectors are not of the index's `dim`.
+    """
+    return SearchQuery(
+        text=asked.query,
+        vectors=None if asked.vectors is None else as_array(asked.vectors, dim),
+        k=asked.k,
+        offset=asked.offset,
+        recall=asked.recall,
+        matching=both(asked.filter, tenant),
+        explain=asked.explain,
+    )
 
 
 def as_array(vectors: list[Vector], dim: int) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from serving.batcher import Ask, Done
 from serving.http.parts import Parts
-from serving.http.routes import needs
+from serving.http.routes import needs, tenant_of
 from serving.http.schemas import (
     Answered,
     BatchAnswered,
@@ -40,7 +40,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         """The best passages for a text, or for its token vectors."""
         deadline = parts.deadline(body.timeout_ms)
         snapshot = await wanted_snapshot(parts, body, deadline)
-        (done,) = await answers(parts, request, [_ask(parts, body, snapshot)], deadline)
+        (done,) = await answers(parts, request, [_ask(parts, body, snapshot, request)], deadline)
         answer: Answer = done.value
         told = {"version": answer.version, "k": body.k, "recall": body.recall, "scored": answer.scored}
         request.state.told = {**told, "hits": len(answer.hits), **_times(done)}
@@ -51,7 +51,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         """Several questions; all answers come from one version."""
         deadline = parts.deadline(body.timeout_ms)
         snapshot = await wanted_snapshot(parts, body, deadline)
-        asks = [_ask(parts, one, snapshot) for one in body.queries]
+        asks = [_ask(parts, one, snapshot, request) for one in body.queries]
         done = await answers(parts, request, asks, deadline)
         request.state.told = {"version": snapshot.version, "queries": len(asks)}
         answered = [_answered(*pair) for pair in zip(body.queries, done, strict=True)]
@@ -67,8 +67,8 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         return as_json({"encoder": encoder.name, "dim": encoder.dim, "vectors": [one.value for one in done]})
 
 
-def _ask(parts: Parts, asked: Question, snapshot: Snapshot) -> Ask:
-    query = as_query(asked, snapshot.manifest.encoder.dim)
+def _ask(parts: Parts, asked: Question, snapshot: Snapshot, request: Request) -> Ask:
+    query = as_query(asked, snapshot.manifest.encoder.dim, tenant_of(request))
 
     def work(vectors: NDArray[np.float32]) -> Answer:
         answer = parts.searcher.answer(query, vectors, snapshot)
@@ -90,6 +90,7 @@ def _answered(asked: Question, done: Done) -> dict[str, Any]:
         "recall": answer.recall,
         "scored": answer.scored,
         **_times(done),
+        "explanation": answer.explanation,
     }
 
 

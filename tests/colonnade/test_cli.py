@@ -79,12 +79,19 @@ def test_a_source_of_bad_rows_alone_lists_them_and_fails(run: Run, tmp_path: Pat
     assert "2 of 2 rows set aside" in outcome.err
 
 
-def test_ids_to_delete_come_from_a_file_too(run: Run, source: Path, tmp_path: Path) -> None:
-    """One id a line."""
+def test_documents_to_delete_are_told_by_a_file_or_a_filter_too(run: Run, source: Path, tmp_path: Path) -> None:
+    """One id a line; or what the metadata says, where a column that is not there is a mistake."""
     run("build", source, tmp_path / "index")
     (tmp_path / "ids.txt").write_text("bees\n\n")
     assert run("delete", tmp_path / "index", "--ids-file", tmp_path / "ids.txt").code == 0
     assert Index.at(tmp_path / "index").current().documents == 1
+    later = '{"op": ">=", "column": "%s", "value": 2002}'
+    mistaken = run("delete", tmp_path / "index", "--where", later % "yaer")
+    assert (mistaken.code, "There is 'id', 'year'" in mistaken.err) == (3, True)
+    deleted = json.loads(run("delete", tmp_path / "index", "--where", later % "year", "--json").out)
+    assert (deleted["deleted"], deleted["seen"], deleted["version"]) == (1, 1, 3)
+    again = json.loads(run("delete", tmp_path / "index", "--where", later % "year", "--json").out)
+    assert (again["deleted"], again["version"]) == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +110,8 @@ def test_ids_to_delete_come_from_a_file_too(run: Run, source: Path, tmp_path: Pa
         (["verify", "nothing"], 4, "There is no index at"),
         (["doctor", "animals.csv"], 3, "is a file: an index lives in a directory"),
         (["delete", "nothing"], 3, "Name the documents to delete"),
+        (["delete", "nothing", "a", "--where", "{}"], 3, "Name the documents to delete"),
+        (["delete", "nothing", "--where", "year = 1"], 3, "filter: expected JSON such as"),
         (["serve", "nothing", "--host", "0.0.0.0"], 3, "add --insecure"),
         (["search", "nothing"], 2, "Missing argument 'QUERY'"),
         (["search", "nothing", "query", "-k", "0"], 2, "Invalid value for '-k'"),
