@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -191,7 +192,7 @@ class _Retries:
         return min(least, _LONGEST_SECONDS) * random.uniform(1, 1.25)
 
 
-def _settings(key: str | None, timeout: float, verify: bool | str) -> dict[str, Any]:
+def _settings(key: str | None, timeout: float, verify: bool | ssl.SSLContext) -> dict[str, Any]:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     return {"headers": headers, "timeout": timeout, "verify": verify}
 
@@ -210,7 +211,7 @@ class Client:
         key: str | None = None,
         timeout: float = 30.0,
         attempts: int = 5,
-        verify: bool | str = True,
+        verify: bool | ssl.SSLContext = True,
     ) -> None:
         self._http = httpx.Client(base_url=address, **_settings(key, timeout, verify))
         self._retries = _Retries(attempts)
@@ -280,7 +281,7 @@ class AsyncClient:
         key: str | None = None,
         timeout: float = 30.0,
         attempts: int = 5,
-        verify: bool | str = True,
+        verify: bool | ssl.SSLContext = True,
     ) -> None:
         self._http = httpx.AsyncClient(base_url=address, **_settings(key, timeout, verify))
         self._retries = _Retries(attempts)
