@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ def make(
     file: KeysFile,
     name: Annotated[str, typer.Option(help="Whose key it is, for people")] = "",
     scope: Annotated[
-        list[Literal["search", "write", "admin"]], typer.Option(help="What it may do; give the option again for more")
+        list[str], typer.Option(help="What it may do: search, write or admin; give the option again for more")
     ] = ["search"],  # noqa: B006  # typer copies it
     tenant: Annotated[str | None, typer.Option(help="The one tenant whose documents it sees")] = None,
     days: Annotated[float | None, typer.Option(min=0, help="After how many days it ends  [default: never]")] = None,

@@ -18,8 +18,8 @@ def serve(
     keys: Annotated[Path | None, typer.Option(help="File of API keys; who has none of them is refused")] = None,
     insecure: Annotated[bool, typer.Option(help="Allow others than this machine to ask, without any key")] = False,
     tenant_column: Annotated[
-        str, typer.Option(help="Metadata column that says whose a document is, for keys of one tenant")
-    ] = "tenant",
+        str | None, typer.Option(help="Metadata column that tells whose a document is, for keys of one tenant")
+    ] = None,
     writable: Annotated[bool, typer.Option(help="Let documents be added and deleted over HTTP")] = False,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file of the certificate: serve HTTPS")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key")] = None,

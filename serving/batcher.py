@@ -24,7 +24,7 @@ Vectors = NDArray[np.float32]
 
 QUEUE_LIMIT = 256
 MOST_AT_ONCE = 32
-_SMOOTHING = 0.2  # of the mean seconds of a query: the last five or so count
+_REMEMBERED = 9  # batches whose median says how long a query takes: one that was held up says nothing
 
 
 class Overloaded(Exception):
@@ -92,7 +92,7 @@ class Batcher:
         self._limit = limit
         self._waiting: deque[Job] = deque()
         self._at_work = 0
-        self._seconds_each = 0.0
+        self._seconds_each = deque([0.0] * _REMEMBERED, _REMEMBERED)
         self._changed = threading.Condition()
         self._stopping = False
         self._worker = threading.Thread(target=self._run, name="colonnade-batcher", daemon=True)
@@ -107,7 +107,7 @@ class Batcher:
         now = time.monotonic()
         with self._changed:
             ahead = len(self._waiting) + self._at_work
-            wait = ahead * self._seconds_each
+            wait = ahead * sorted(self._seconds_each)[_REMEMBERED // 2]
             if self._stopping or len(self._waiting) + len(asks) > self._limit or now + wait > deadline:
                 self._metrics.rejected.inc(len(asks))
                 raise Overloaded(wait)
@@ -131,8 +131,7 @@ class Batcher:
             if due:
                 self._metrics.batch_queries.observe(len(due))
                 self._answer(due)
-                spent = (time.monotonic() - start) / len(due)
-                self._seconds_each += _SMOOTHING * (spent - self._seconds_each)
+                self._seconds_each.append((time.monotonic() - start) / len(due))
             self._at_work = 0
 
     def _take(self) -> list[Job]:

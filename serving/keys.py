@@ -48,13 +48,12 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return {**told, "scopes": ", ".join(self.scopes)}
 
 
-def make_key(
-    name: str, scopes: Iterable[KeyScope], tenant: str | None = None, days: float | None = None
-) -> tuple[Key, str]:
+def make_key(name: str, scopes: Iterable[str], tenant: str | None = None, days: float | None = None) -> tuple[Key, str]:
     """A new key's record, and the key itself, which nobody can tell again. Raises InputError."""
-    wanted = sorted(set(scopes))
-    if not wanted:
-        raise InputError(f"--scope: name at least one of {', '.join(KEY_SCOPES)}.")
+    given = set(scopes)
+    wanted = [scope for scope in KEY_SCOPES if scope in given]
+    if not wanted or given - set(wanted):
+        raise InputError(f"--scope: name at least one of {', '.join(KEY_SCOPES)}, got {', '.join(sorted(given))!r}.")
     if tenant is not None and wanted != ["search"]:
         raise InputError(f"--tenant: a key of one tenant may have the scope search alone, got {', '.join(wanted)}.")
     secret, now = _PREFIX + secrets.token_urlsafe(32), int(time.time())

@@ -43,7 +43,7 @@ def make_app(
     # FastAPI's own pages load scripts from the internet, and its routes declare no scope.
     app = FastAPI(title="Colonnade", version="1", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.router.route_class = ScopedRoute
-    app.state.gate = Gate(keys, parts.metrics, parts.settings.body_bytes, parts.settings.body_seconds)
+    app.state.gate = Gate(keys, parts.metrics, parts.settings)
     errors.install(app)
     search.add_routes(app, parts)
     index.add_routes(app, parts)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import threading
 from typing import Annotated
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
 from pydantic import BaseModel, Field, field_validator
 
 from index_format.selection import Kind
 from serving.documents import MAX_IDS, Document, fetch_documents
-from serving.http import schemas
 from serving.http.errors import try_again
 from serving.http.parts import Parts
-from serving.http.routes import needs
-from serving.http.schemas import QueryText
-from serving.http.search import as_json
-from serving.http.tenants import visible
+from serving.http.routes import needs, tenant_of
+from serving.http.schemas import QueryText, Request
 from serving.rerank import MAX_CHARACTERS, MAX_TEXTS, Reranked, rerank
 
 DocumentId = Annotated[str, Field(min_length=1, max_length=10_000)]
@@ -37,7 +35,7 @@ class Columns(BaseModel):
     columns: list[ColumnDescription]
 
 
-class DocumentsRequest(schemas.Request):
+class DocumentsRequest(Request):
     """Which documents."""
 
     ids: list[DocumentId] = Field(min_length=1, max_length=MAX_IDS)
@@ -50,7 +48,7 @@ class DocumentsAnswered(BaseModel):
     documents: list[Document]
 
 
-class RerankRequest(schemas.Request):
+class RerankRequest(Request):
     """A query, and texts to put in order by it."""
 
     query: QueryText
@@ -88,13 +86,13 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         ]
         return Columns(version=snapshot.version, columns=described)
 
-    @app.post("/v1/documents/fetch", openapi_extra=needs("search"), response_model=DocumentsAnswered)
-    def documents(body: DocumentsRequest, request: Request) -> Response:
+    @app.post("/v1/documents/fetch", openapi_extra=needs("search"))
+    def documents(body: DocumentsRequest, request: HttpRequest) -> DocumentsAnswered:
         """Title, text and metadata of documents."""
         snapshot = parts.searcher.snapshot
-        found = fetch_documents(snapshot, body.ids, visible(parts, request))
-        request.state.told = {"version": snapshot.version, "documents": len(found)}
-        return as_json({"version": snapshot.version, "documents": found})
+        return DocumentsAnswered(
+            version=snapshot.version, documents=fetch_documents(snapshot, body.ids, tenant_of(request))
+        )
 
     @app.post("/v1/rerank", openapi_extra=needs("search"))
     def put_in_order(body: RerankRequest) -> Reordered:

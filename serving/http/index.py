@@ -7,9 +7,8 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Request
 
 from serving.http.parts import Parts
-from serving.http.routes import needs
+from serving.http.routes import needs, tenant_of
 from serving.http.schemas import IndexDescription, VersionDescription, Versions
-from serving.http.tenants import visible
 
 MOST_VERSIONS = 100  # each is a manifest to read, the first time
 
@@ -20,7 +19,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
     @app.get("/v1/index", openapi_extra=needs("search"))
     async def index(request: Request) -> IndexDescription:
         """What is served: version, size, encoder. To a key of one tenant, without what counts others' documents."""
-        counted = visible(parts, request) is None
+        counted = tenant_of(request) is None
         manifest, fault = parts.searcher.snapshot.manifest, parts.searcher.fault
         return IndexDescription(
             index=parts.address,
@@ -38,7 +37,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
     @app.get("/v1/versions", openapi_extra=needs("search"))
     def versions(request: Request, limit: Annotated[int, Query(ge=1, le=MOST_VERSIONS)] = 20) -> Versions:
         """The newest versions that the index retains: what `version` of a search may name."""
-        counted = visible(parts, request) is None
+        counted = tenant_of(request) is None
         served, found = parts.searcher.snapshot.version, parts.searcher.retained(limit)
         tags = found[0].tags if found else {}
         described = [

@@ -20,7 +20,7 @@ class Settings:
 
     refresh_seconds: how often a newer version is looked for. deadline_ms: how long a request may take, at most.
     queue_limit: how many queries may wait. body_bytes, body_seconds: of one request. shadow_share: of the queries
-    whose recall is checked afterwards. tenant_column: the one that says whose a document is, for keys of one tenant.
+    whose recall is checked afterwards. tenant_column: the metadata column that tells whose a document is.
     """
 
     refresh_seconds: float = 1.0
@@ -29,7 +29,7 @@ class Settings:
     body_bytes: int = 4 * 2**20
     body_seconds: float = 10.0
     shadow_share: float = 0.0
-    tenant_column: str = "tenant"
+    tenant_column: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

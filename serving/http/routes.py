@@ -22,8 +22,10 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from index_format.errors import ColonnadeError, IndexNotFound, InputError
+from index_format.errors import ColonnadeError, InputError
+from index_format.filters import Comparison, Filter
 from serving.http.errors import Refusal, from_http, from_validation, try_again
+from serving.http.parts import Settings
 from serving.keys import Key, KeyRing
 from serving.metrics import Metrics
 
@@ -41,8 +43,7 @@ class Gate:
 
     ring: KeyRing | None
     metrics: Metrics
-    body_bytes: int
-    body_seconds: float
+    settings: Settings
 
     def admit(self, request: Request, scope: Scope) -> Key | None:
         """The key that a request came with, where one is needed. Raises Refusal."""
@@ -55,12 +56,27 @@ class Gate:
             raise Refusal(401, "unauthorized", message, WWW_Authenticate="Bearer")
         if scope not in key.scopes:
             raise Refusal(403, "forbidden", f"This needs a key with the scope {scope}; yours has {key.scopes}.")
+        if key.tenant is not None and self.settings.tenant_column is None:
+            raise Refusal(403, "no_tenants", "This key is a tenant's, and this server holds no tenants apart.")
         return key
+
+    def tenant(self, key: Key | None) -> Filter | None:
+        """What the documents of a key's tenant match; None for a key that sees all."""
+        if key is None or key.tenant is None:
+            return None
+        assert self.settings.tenant_column is not None
+        return Comparison(op="==", column=self.settings.tenant_column, value=key.tenant)
 
 
 def needs(scope: Scope) -> dict[str, Any]:
     """What a route passes as `openapi_extra`, so that its scope stands in the description of the API, too."""
     return {_SCOPE: scope}
+
+
+def tenant_of(request: Request) -> Filter | None:
+    """The filter that whatever this request finds must match."""
+    matching: Filter | None = request.state.tenant
+    return matching
 
 
 class ScopedRoute(APIRoute):
@@ -81,8 +97,9 @@ class ScopedRoute(APIRoute):
             start = time.perf_counter()
             request.state.told = {}
             try:
-                request.state.key = gate.admit(request, self.needed_scope)
-                receive = bounded(request.receive, request, gate.body_bytes, gate.body_seconds)
+                request.state.key = key = gate.admit(request, self.needed_scope)
+                request.state.tenant = gate.tenant(key)
+                receive = bounded(request.receive, request, gate.settings)
                 response = await answer(Request(request.scope, receive))
             except Exception as error:  # noqa: BLE001  # whatever it is, the client gets no trace of it
                 response = self._refusal(error, request, gate.metrics).response()
@@ -99,8 +116,8 @@ class ScopedRoute(APIRoute):
                 return from_validation(error)
             case HTTPException():
                 return from_http(error)
-            case InputError() | IndexNotFound():
-                return Refusal(422 if isinstance(error, InputError) else 404, "not_possible", str(error))
+            case InputError():  # what only the index at hand can judge: a filter's columns, a text's length
+                return Refusal(422, "invalid_request", str(error))
         metrics.faults.labels(self.path).inc()
         log_fault(error, f"{request.method} {self.path}")
         if isinstance(error, ColonnadeError):
@@ -121,8 +138,9 @@ class ScopedRoute(APIRoute):
         _log.info("request", extra={"line": line})
 
 
-def bounded(receive: Receive, request: Request, most: int, seconds: float) -> Receive:
-    """The same body, unless it is larger than `most` bytes or takes longer than `seconds` to come."""
+def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
+    """The same body, unless it is larger or takes longer to come than is allowed."""
+    most, seconds = settings.body_bytes, settings.body_seconds
     too_large = Refusal(413, "too_large", f"The body may have {most} bytes at most. Send less at a time.")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:

@@ -181,19 +181,18 @@ class Versions(BaseModel):
     versions: list[VersionDescription]
 
 
-def as_query(asked: Question, dim: int, within: Filter | None) -> SearchQuery:
-    """The engine's record of a question. Raises Refusal when its vectors are not of the index's `dim`.
+def as_query(asked: Question, dim: int, tenant: Filter | None) -> SearchQuery:
+    """The engine's record of a question, whose hits match the tenant's filter, whatever its own says.
 
-    within: what the asker may see at all, whatever the question says.
+    Raises Refusal when its vectors are not of the index's `dim`.
     """
-    vectors = None if asked.vectors is None else as_array(asked.vectors, dim)
     return SearchQuery(
         text=asked.query,
-        vectors=vectors,
+        vectors=None if asked.vectors is None else as_array(asked.vectors, dim),
         k=asked.k,
         offset=asked.offset,
         recall=asked.recall,
-        matching=both(asked.filter, within),
+        matching=both(asked.filter, tenant),
         explain=asked.explain,
     )
 

@@ -9,10 +9,9 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 
-from index_format.filters import Filter
 from serving.batcher import Ask, Done
 from serving.http.parts import Parts
-from serving.http.routes import needs
+from serving.http.routes import needs, tenant_of
 from serving.http.schemas import (
     Answered,
     BatchAnswered,
@@ -24,7 +23,6 @@ from serving.http.schemas import (
     SearchRequest,
     as_query,
 )
-from serving.http.tenants import visible
 from serving.http.waiting import answers, wanted_snapshot
 from serving.search import Hit
 from serving.searcher import Answer
@@ -42,7 +40,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         """The best passages for a text, or for its token vectors."""
         deadline = parts.deadline(body.timeout_ms)
         snapshot = await wanted_snapshot(parts, body, deadline)
-        (done,) = await answers(parts, request, [_ask(parts, body, snapshot, visible(parts, request))], deadline)
+        (done,) = await answers(parts, request, [_ask(parts, body, snapshot, request)], deadline)
         answer: Answer = done.value
         told = {"version": answer.version, "k": body.k, "recall": body.recall, "scored": answer.scored}
         request.state.told = {**told, "hits": len(answer.hits), **_times(done)}
@@ -53,8 +51,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         """Several questions; all answers come from one version."""
         deadline = parts.deadline(body.timeout_ms)
         snapshot = await wanted_snapshot(parts, body, deadline)
-        within = visible(parts, request)
-        asks = [_ask(parts, one, snapshot, within) for one in body.queries]
+        asks = [_ask(parts, one, snapshot, request) for one in body.queries]
         done = await answers(parts, request, asks, deadline)
         request.state.told = {"version": snapshot.version, "queries": len(asks)}
         answered = [_answered(*pair) for pair in zip(body.queries, done, strict=True)]
@@ -70,8 +67,8 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         return as_json({"encoder": encoder.name, "dim": encoder.dim, "vectors": [one.value for one in done]})
 
 
-def _ask(parts: Parts, asked: Question, snapshot: Snapshot, within: Filter | None) -> Ask:
-    query = as_query(asked, snapshot.manifest.encoder.dim, within)
+def _ask(parts: Parts, asked: Question, snapshot: Snapshot, request: Request) -> Ask:
+    query = as_query(asked, snapshot.manifest.encoder.dim, tenant_of(request))
 
     def work(vectors: NDArray[np.float32]) -> Answer:
         answer = parts.searcher.answer(query, vectors, snapshot)
@@ -87,14 +84,13 @@ def _as_list(vectors: NDArray[np.float32]) -> Any:
 
 def _answered(asked: Question, done: Done) -> dict[str, Any]:
     answer: Answer = done.value
-    explained = {"explanation": answer.explanation} if asked.explain else {}
     return {
         "version": answer.version,
         "hits": _hits(answer.hits, asked.fields),
         "recall": answer.recall,
         "scored": answer.scored,
         **_times(done),
-        **explained,
+        "explanation": answer.explanation,
     }
 
 

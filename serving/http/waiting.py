@@ -53,7 +53,7 @@ async def answers(parts: Parts, request: Request, asks: Sequence[Ask], deadline:
         jobs = parts.batcher.submit(asks, deadline)
     except Overloaded as error:
         raise try_again("overloaded", "Too many queries wait. Come back later.", error.seconds) from None
-    everything = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+    everything = asyncio.ensure_future(_all(jobs))
     gone = asyncio.ensure_future(_gone(request))
     either: set[asyncio.Future[Any]] = {everything, gone}
     try:
@@ -67,6 +67,17 @@ async def answers(parts: Parts, request: Request, asks: Sequence[Ask], deadline:
         raise Refusal(504, "deadline_exceeded", "The deadline passed before there was an answer.") from None
     finally:
         _let_go(jobs, everything, gone)
+
+
+async def _all(jobs: Sequence[Job]) -> list[Done]:
+    """What all jobs returned. Raises what one of them raised, once all are settled: none is left unheard."""
+    settled = await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs), return_exceptions=True)
+    done = []
+    for one in settled:
+        if isinstance(one, BaseException):
+            raise one
+        done.append(one)
+    return done
 
 
 def _let_go(jobs: Sequence[Job], *waiting: asyncio.Future[Any]) -> None:

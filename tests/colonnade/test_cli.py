@@ -113,6 +113,11 @@ def test_documents_to_delete_are_told_by_a_file_or_a_filter_too(run: Run, source
         (["delete", "nothing", "a", "--where", "{}"], 3, "Name the documents to delete"),
         (["delete", "nothing", "--where", "year = 1"], 3, "filter: expected JSON such as"),
         (["serve", "nothing", "--host", "0.0.0.0"], 3, "add --insecure"),
+        (["serve", "nothing", "--keys", "animals.csv"], 4, "There is no index at"),
+        (["serve", "nothing", "--tls-key", "animals.csv"], 3, "give both, or neither"),
+        (["keys", "list", "none.json"], 3, "Make a key with: colonnade keys make none.json"),
+        (["keys", "make", "new.json", "--scope", "all"], 3, "--scope: name at least one of search, write, admin"),
+        (["keys", "make", "animals.csv"], 3, "animals.csv: not a file of keys"),
         (["search", "nothing"], 2, "Missing argument 'QUERY'"),
         (["search", "nothing", "query", "-k", "0"], 2, "Invalid value for '-k'"),
     ],
@@ -185,6 +190,20 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
     outcome = run(command, "--help")
     assert outcome.code == 0
     assert len(outcome.out.splitlines()) > 10
+
+
+def test_keys_are_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
+    """A key is printed once; the list shows whose it is and not the key."""
+    file = tmp_path / "keys.json"
+    made = json.loads(run("keys", "make", file, "--name", "page", "--json").out)
+    more = run("keys", "make", file, "--scope", "write", "--scope", "admin", "--days", 30).out.strip()
+    listed = json.loads(run("keys", "list", file, "--json").out)
+    assert [one["scopes"] for one in listed] == ["search", "write, admin"]
+    assert (listed[0]["name"], listed[0]["id"]) == ("page", made["id"])
+    assert not {made["key"], more} & set(file.read_text().split('"'))
+    assert run("keys", "revoke", file, made["id"]).code == 0
+    assert [one["id"] for one in json.loads(run("keys", "list", file, "--json").out)] == [listed[1]["id"]]
+    assert "has no key" in run("keys", "revoke", file, made["id"]).err
 
 
 def test_answering_never_loads_prefect() -> None:

@@ -18,7 +18,7 @@ QUESTION = "make a temporary folder that is deleted afterwards"
 
 
 def main(address: str) -> None:
-    """A light screen with a word at hand, and a dark phone."""
+    """A light screen, and a dark phone."""
     index = Index.at(address)
     searcher = Searcher(index, load_encoder_of(index.current().encoder, None))
     with serving(searcher) as running, tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
@@ -27,9 +27,6 @@ def main(address: str) -> None:
             page.look_like(width, height, phone=phone, dark=dark)
             page.open(f"{running}/?{urllib.parse.urlencode({'q': QUESTION})}")
             page.wait_for("document.querySelectorAll('#hits li').length > 0")
-            if not phone:
-                page.hover("#words button:nth-child(3)")
-                page.wait_for("document.querySelectorAll('mark.matched').length > 0")
             (DOCS / f"page-{name}.png").write_bytes(page.screenshot())
 
 

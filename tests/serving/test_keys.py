@@ -20,7 +20,7 @@ from index_format.index import Index
 from serving import keys
 from serving.http.app import make_app
 from serving.http.logs import JsonLines
-from serving.http.parts import NewDocument, Written
+from serving.http.parts import NewDocument, Settings, Written
 from serving.http.routes import SCOPES, ScopedRoute, needs
 from serving.keys import KeyRing, KeyScope, make_key, read_keys, write_keys
 from serving.searcher import Searcher
@@ -30,6 +30,8 @@ BODIES: dict[str, object] = {
     "/v1/search": {"query": "honey"},
     "/v1/batch-search": {"queries": [{"query": "honey"}]},
     "/v1/encode": {"texts": ["honey"]},
+    "/v1/documents/fetch": {"ids": ["bees"]},
+    "/v1/rerank": {"query": "honey", "texts": ["Bees make honey."]},
     "/v1/documents": {"documents": [{"id": "a", "text": "b"}]},
     "/v1/documents/delete": {"ids": ["a"]},
 }
@@ -190,3 +192,39 @@ def test_keys_are_made_listed_and_revoked(guarded: Guarded, tmp_path: Path) -> N
     key, _ = make_key("theirs", ["search"], tenant="them", days=1)
     assert not key.is_expired()
     assert msgspec.structs.replace(key, expires_at=int(time.time())).is_expired()
+
+
+def test_a_tenant_never_sees_another(tmp_path: Path, encoder: Encoder) -> None:
+    """Whatever it asks for: search, a filter that says otherwise, a batch, a document by its id."""
+    index = Index.at(tmp_path / "index")
+    add_texts(index, encoder, {"ours": "Our bees make honey.", "ours too": "We sell honey."}, owner="us")
+    add_texts(index, encoder, {"theirs": "Their bees make honey."}, owner="them")
+    key, secret = make_key("us", ["search"], tenant="us")
+    write_keys(tmp_path / "keys.json", [key])
+    ring, header = KeyRing(tmp_path / "keys.json"), {"Authorization": f"Bearer {secret}"}
+    theirs = {"op": "==", "column": "owner", "value": "them"}
+    either = {"op": "or", "filters": [theirs, {"op": "==", "column": "owner", "value": "us"}]}
+    settings = Settings(tenant_column="owner")
+    with TestClient(make_app(Searcher(index, encoder), "i", settings, keys=ring), headers=header) as client:
+
+        def found(**more: object) -> set[str]:
+            hits = client.post("/v1/search", json={"query": "honey", **more}).json()["hits"]
+            return {hit["document_id"] for hit in hits}
+
+        assert found() == found(recall="exact", filter=either) == found(min_version=2) == {"ours", "ours too"}
+        assert found(filter=theirs) == found(filter={"op": "not", "filter": either}) == set()
+        batch = client.post("/v1/batch-search", json={"queries": [{"query": "honey", "filter": theirs}] * 2}).json()
+        assert [answer["hits"] for answer in batch["answers"]] == [[], []]
+        fetched = client.post("/v1/documents/fetch", json={"ids": ["ours", "theirs"]}).json()["documents"]
+        assert [document["document_id"] for document in fetched] == ["ours"]
+
+
+def test_a_tenants_key_opens_nothing_where_tenants_are_not_held_apart(tmp_path: Path, encoder: Encoder) -> None:
+    """A server that was not told the column must not answer as if it had been."""
+    index = Index.at(tmp_path / "index")
+    add_texts(index, encoder, {"ours": "Our bees make honey."}, owner="us")
+    key, secret = make_key("us", ["search"], tenant="us")
+    write_keys(tmp_path / "keys.json", [key])
+    app = make_app(Searcher(index, encoder), "i", keys=KeyRing(tmp_path / "keys.json"))
+    with TestClient(app, headers={"Authorization": f"Bearer {secret}"}) as client:
+        assert client.post("/v1/search", json={"query": "honey"}).json()["code"] == "no_tenants"

@@ -132,8 +132,9 @@ def test_an_index_without_the_column_shows_a_tenant_nothing(tmp_path: Path, enco
     add_texts(index, encoder, {"a": "A red house."})
     key, secret = make_key("red", ["search"], "red")
     write_keys(tmp_path / "keys.json", [key])
-    with TestClient(make_app(Searcher(index, encoder), "there", keys=KeyRing(tmp_path / "keys.json"))) as client:
+    ring = KeyRing(tmp_path / "keys.json")
+    with TestClient(make_app(Searcher(index, encoder), "there", Settings(tenant_column="owner"), keys=ring)) as client:
         headers = {"Authorization": f"Bearer {secret}"}
         refused = client.post("/v1/search", json=QUERY, headers=headers)
-        assert (refused.status_code, "no column 'tenant'" in refused.text) == (422, True)
+        assert (refused.status_code, "no column 'owner'" in refused.text) == (422, True)
         assert client.post("/v1/documents/fetch", json={"ids": ["a"]}, headers=headers).status_code == 422
