@@ -27,7 +27,7 @@ class PrefectServer:
 
     def prefect(self, *arguments: str, timeout: float = 180) -> str:
         """Run the `prefect` command from the project's root and return what it printed. Fails when it fails."""
-        command = [str(Path(sys.executable).with_name("prefect")), "--no-prompt", *arguments]
+        command = prefect_command("--no-prompt", *arguments)
         done = subprocess.run(
             command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -35,10 +35,15 @@ class PrefectServer:
         return done.stdout
 
 
+def prefect_command(*arguments: str) -> list[str]:
+    """The command line of Prefect's own command."""
+    return [str(Path(sys.executable).with_name("prefect")), *arguments]
+
+
 @contextmanager
 def prefect_server(home: Path) -> Iterator[PrefectServer]:
     """Start a server and stop it again."""
-    port = _free_port()
+    port = free_port()
     environment = {
         **os.environ,
         "PREFECT_HOME": str(home),
@@ -46,18 +51,19 @@ def prefect_server(home: Path) -> Iterator[PrefectServer]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
-    command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--host", "127.0.0.1"]
+    command = prefect_command("server", "start", "--host", "127.0.0.1")
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=log, stderr=log)
         try:
-            _wait_until_healthy(environment["PREFECT_API_URL"], process, home / "server.log")
+            wait_until_healthy(environment["PREFECT_API_URL"], process, home / "server.log")
             yield PrefectServer(environment["PREFECT_API_URL"], environment)
         finally:
             process.terminate()
             process.wait(30)
 
 
-def _wait_until_healthy(api: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_healthy(api: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the server answers. Raises RuntimeError, with its log, when it does not."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -68,7 +74,8 @@ def _wait_until_healthy(api: str, process: subprocess.Popen[bytes], log: Path) -
     raise RuntimeError(f"the Prefect server did not start:\n{log.read_text()}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -74,7 +74,7 @@ def test_the_session_with_ones_own_documents_runs_as_printed(server, tmp_path: P
 
     assert "Bees make honey from nectar." in printed
     assert '"document_id":"dogs"' in printed
-    assert Index.at(tmp_path / "animals-index").versions() == [1, 2, 3, 4]
+    assert Index.at(tmp_path / "animals-index").versions() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from index_format.index import Index
+from tests.chromium import CHROMIUM, open_page
 from tests.prefect_server import PROJECT, PrefectServer
 
 pytestmark = pytest.mark.slow
@@ -131,6 +132,24 @@ def test_every_flow_deploys_from_prefect_yaml_and_runs_on_a_worker(working: Pref
     assert ended(working, *upkeep) == ["COMPLETED"] * 5
     assert Index.at(index).current().documents == 1
     assert ended(working, scheduled_run(working, "verify_index")) == ["COMPLETED"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_ui_shows_a_run_what_it_did_and_the_form_of_a_flow(working: PrefectServer, tmp_path: Path) -> None:
+    """In a real browser: the page of a build, the table of what it did, and the form with our own words."""
+    ui = working.api.removesuffix("/api")
+    asked = {"flows": {"name": {"any_": ["build-index"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    run = ask(working, "/flow_runs/filter", asked)[0]
+    page = open_page(f"{ui}/runs/flow-run/{run['id']}", tmp_path / "run", milliseconds=15000)
+    assert run["name"] in page
+    assert "Completed" in page
+    wanted = {"artifacts": {"key": {"any_": ["summary"]}, "flow_run_id": {"any_": [run["id"]]}}}
+    summary = ask(working, "/artifacts/filter", wanted)[0]
+    page = open_page(f"{ui}/artifacts/artifact/{summary['id']}", tmp_path / "summary", milliseconds=15000)
+    assert "tokens a second: encode" in page
+    form = f"{ui}/deployments/deployment/{deployments(working)['sync_index']['id']}/run"
+    page = open_page(form, tmp_path / "form", milliseconds=15000)
+    assert "Share of the documents that may be missing from the source" in page
 
 
 def schedule(server: PrefectServer, flow: str, **parameters: object) -> None:

@@ -14,7 +14,10 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Torture:
-    """What `make torture` runs, and how many cases of it; `smoke` cases run in the suite."""
+    """What `make torture` runs, and how many cases of it; `smoke` cases run in the suite.
+
+    Where `smoke` is 0, a case takes too long for the suite, which has tests of its own for the same.
+    """
 
     module: str
     count: int
@@ -32,5 +35,6 @@ TORTURES = {
     "faults": Torture("tests.torture.faults", count=13_000, smoke=60),
     "power": Torture("tests.torture.power", count=5_000, smoke=60),
     "requests": Torture("tests.torture.requests", count=100_000, smoke=300),
+    "flow-kills": Torture("tests.torture.flow_kills", count=100, smoke=0),
     "s3-faults": Torture("tests.torture.s3_faults", count=10_000, smoke=100),
 }
