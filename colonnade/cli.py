@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from colonnade.options import (
+    DeviceOption,
     Encoder,
     IdColumn,
     IndexArgument,
@@ -151,18 +152,21 @@ def search(
         typer.Option(help="'exact' scores every passage; the others stop when few can be missing"),
     ] = "balanced",
     encoder: Encoder = None,
+    device: DeviceOption = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the best passages for a query."""
     from colonnade import terminal
     from encoding.encoder import load_encoder_of
     from index_format.index import Index
+    from serving.device import choose_device
     from serving.searcher import Searcher
 
     if not query.strip():
         raise InputError("query: it is empty.")
     place = Index.at(index)
-    answer = Searcher(place, load_encoder_of(place.current().encoder, encoder)).search(query, k, recall)
+    chosen = choose_device(device)
+    answer = Searcher(place, load_encoder_of(place.current().encoder, encoder), chosen).search(query, k, recall)
     if as_json:
         terminal.print_json(asdict(answer))
     else:
@@ -175,17 +179,20 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
     encoder: Encoder = None,
+    device: DeviceOption = "auto",
     insecure: Annotated[bool, typer.Option(help="Allow others than this machine to ask, without any key")] = False,
 ) -> None:
     """Serve an index over HTTP, with a search page; follows new versions while it runs."""
     from colonnade.server import run_server
     from encoding.encoder import load_encoder_of
     from index_format.index import Index
+    from serving.device import choose_device
 
     if not insecure and not _is_loopback(host):
         raise InputError(f"--host {host} would let anyone on the network ask. If that is meant, add --insecure.")
     place = Index.at(index)
-    run_server(place, load_encoder_of(place.current().encoder, encoder), host, port)
+    chosen = choose_device(device)
+    run_server(place, load_encoder_of(place.current().encoder, encoder), host, port, device=chosen)
 
 
 @app.command()

@@ -15,11 +15,18 @@ from encoding.encoder import Encoder
 from index_format.errors import InputError
 from index_format.index import Index
 from serving.app import make_app
+from serving.device import Device
 from serving.searcher import Searcher
 
 
 def run_server(
-    index: Index, encoder: Encoder, host: str, port: int, *, on_start: Callable[[Searcher], None] | None = None
+    index: Index,
+    encoder: Encoder,
+    host: str,
+    port: int,
+    *,
+    device: Device = "cpu",
+    on_start: Callable[[Searcher], None] | None = None,
 ) -> None:
     """Serve until stopped by Ctrl-C or SIGTERM. `on_start` runs once the address is bound, before the first answer."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -28,7 +35,7 @@ def run_server(
     listener = _bind(host, port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    searcher = Searcher(index, encoder)
+    searcher = Searcher(index, encoder, device)
     bound_host, bound_port = listener.getsockname()[:2]
     shown = f"[{bound_host}]" if ":" in bound_host else bound_host
     manifest = searcher.snapshot.manifest

@@ -13,6 +13,7 @@ from index_format.change import refuse_other_encoder
 from index_format.errors import ColonnadeError, ObjectMissing, StorageError
 from index_format.index import Index
 from index_format.manifest import Manifest
+from serving.device import Device
 from serving.search import Hit, Recall, rank, read_hits, search
 from serving.snapshot import Snapshot, open_snapshot
 
@@ -47,9 +48,11 @@ class Fault:
 class Searcher:
     """Answers queries from one snapshot at a time; `refresh` swaps in a newer one between two queries."""
 
-    def __init__(self, index: Index, encoder: Encoder) -> None:
+    def __init__(self, index: Index, encoder: Encoder, device: Device = "cpu") -> None:
+        """device: where passages are scored."""
         self._index = index
         self._encoder = encoder
+        self._device = device
         self.fault: Fault | None = None
         self.snapshot = self._open(None)
 
@@ -96,7 +99,7 @@ class Searcher:
     def _open(self, previous: Snapshot | None) -> Snapshot:
         def opener(manifest: Manifest) -> Snapshot:
             refuse_other_encoder(manifest, self._encoder.record, where=self._index.address)
-            return open_snapshot(self._index, manifest, previous)
+            return open_snapshot(self._index, manifest, previous, device=self._device)
 
         snapshot = self._index.open_current(opener)
         for text in _WARM_QUERIES:

@@ -14,18 +14,31 @@ from index_format.codec import Codec
 from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.segment import SegmentReader
+from serving.device import Device
 from serving.kernels.segments import SegmentTable
+from serving.scorer import CpuScorer, Scorer
 from serving.scoring import CodedCentroids
 
 
 class Snapshot:
     """A manifest with its codec and segments at hand, and where each passage of it is."""
 
-    def __init__(self, index: Index, manifest: Manifest, segments: list[SegmentReader]) -> None:
+    def __init__(
+        self,
+        index: Index,
+        manifest: Manifest,
+        segments: list[SegmentReader],
+        *,
+        device: Device = "cpu",
+        previous: Snapshot | None = None,
+    ) -> None:
+        """device: where passages are scored. previous: whose arrays on a device are shared."""
         self._index = index
         self.manifest = manifest
         self.codec: Codec = index.codec(manifest)
         self.segments = segments
+        self._device = device
+        self._before = previous.scorer if previous and device != "cpu" else None
 
     @property
     def version(self) -> int:
@@ -61,6 +74,18 @@ class Snapshot:
         )
 
     @cached_property
+    def scorer(self) -> Scorer:
+        """What scores passages; made when first asked for, which brings all codes to a device other than the CPU."""
+        if self._device == "cpu":
+            return CpuScorer(self.table, self.codec, self.centroids)
+        from serving.gpu.scorer import GpuScorer
+
+        assert self._before is None or isinstance(self._before, GpuScorer)
+        made = GpuScorer.of(self.segments, self.codec, self.centroids, self._device, self._before)
+        self._before = None
+        return made
+
+    @cached_property
     def centroids(self) -> CodedCentroids:
         """The centroids, in the codes that the candidate stage scores."""
         return CodedCentroids.of(self._index.codebook(self.manifest).centroids)
@@ -71,10 +96,12 @@ class Snapshot:
         return self.segments[number], passage - int(self.first_passages[number])
 
 
-def open_snapshot(index: Index, manifest: Manifest | None = None, previous: Snapshot | None = None) -> Snapshot:
+def open_snapshot(
+    index: Index, manifest: Manifest | None = None, previous: Snapshot | None = None, *, device: Device = "cpu"
+) -> Snapshot:
     """Open a version, the current one unless a manifest is given. Every file is checked against its hash.
 
-    Segments that `previous` holds unchanged are shared with it.
+    Segments that `previous` holds unchanged are shared with it. device: where passages are scored.
     Raises IndexNotFound, IndexCorrupt or StorageError.
     """
     manifest = manifest or index.current()
@@ -89,4 +116,4 @@ def open_snapshot(index: Index, manifest: Manifest | None = None, previous: Snap
             segment = SegmentReader(index.files, record, codec, manifest.codebook.centroids)
             segment.load()
         segments.append(segment)
-    return Snapshot(index, manifest, segments)
+    return Snapshot(index, manifest, segments, device=device, previous=previous)
