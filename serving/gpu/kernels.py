@@ -24,6 +24,9 @@ CENTROID_IDS = tl.constexpr(int(Field.CENTROID_IDS))
 LOWEST = tl.constexpr(float("-inf"))
 TABLE_TOP = tl.constexpr(255.0)
 
+SIZES = ["first", "count", "centroids"]
+"""Arguments that differ from query to query, or from version to version: no value of theirs is compiled for."""
+
 
 @triton.jit
 def _span(row, offsets_field: tl.constexpr, passage):
@@ -58,7 +61,7 @@ def _values(
     return exact * tl.load(scales + rows).to(tl.float32)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def maxsim(
     chosen, first, count, found, segments, segment_of, query, corrections, query_scales, offsets, parts,
     LISTED: tl.constexpr, BITS: tl.constexpr, DIM: tl.constexpr, VECTORS: tl.constexpr, TOKENS: tl.constexpr,
@@ -90,7 +93,7 @@ def maxsim(
             tl.store(parts + at * VECTORS + vectors, part)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def sum_parts(
     parts, first, count, found, totals, LISTED: tl.constexpr, ADDED: tl.constexpr, VECTORS: tl.constexpr,
     PASSAGES: tl.constexpr,
@@ -112,7 +115,7 @@ def sum_parts(
     tl.store(totals + first + at, tl.where(wanted, total, LOWEST), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def centroid_values(
     count, codes, scales, query, corrections, query_scales, values, DIM: tl.constexpr, VECTORS: tl.constexpr,
     CENTROIDS: tl.constexpr, BYTES: tl.constexpr,
@@ -126,7 +129,7 @@ def centroid_values(
     tl.store(values + at[:, None] * VECTORS + vectors[None, :], own, mask=at[:, None] < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def round_table(count, values, floors, steps, table, VECTORS: tl.constexpr, CENTROIDS: tl.constexpr):
     """Values as whole steps above their floor, in bytes: table uint8 [count, VECTORS]."""
     at = tl.program_id(0).to(tl.int64) * CENTROIDS + tl.arange(0, CENTROIDS)
@@ -138,7 +141,7 @@ def round_table(count, values, floors, steps, table, VECTORS: tl.constexpr, CENT
     tl.store(table + at[:, None] * VECTORS + vectors[None, :], whole, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def scan(
     count, found, segments, segment_of, centroids, table, sums, ADDED: tl.constexpr, WIDE: tl.constexpr,
     VECTORS: tl.constexpr, IDS: tl.constexpr,
@@ -169,7 +172,7 @@ def scan(
         tl.store(sums + passage, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def count_sums(count, sums, histogram, PASSAGES: tl.constexpr):
     """How many passages have each approximate score: added to `histogram` int32. Negative ones are left out."""
     at = tl.program_id(0).to(tl.int64) * PASSAGES + tl.arange(0, PASSAGES)

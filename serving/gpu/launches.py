@@ -55,33 +55,43 @@ def chunk_bytes(row_bytes: int) -> int:
     return _LEAST_BYTES if row_bytes <= _LEAST_BYTES or row_bytes % _MOST_BYTES else _MOST_BYTES
 
 
-def score_all(resident: Resident, lanes: list[LanesOnDevice], found: Tensor, totals: Tensor, parts: Tensor) -> None:
+def score_all(
+    resident: Resident,
+    lanes: list[LanesOnDevice],
+    found: Tensor,
+    totals: Tensor,
+    parts: Tensor,
+    tiling: Tiling | None = None,
+) -> None:
     """MaxSim of every passage that may be found, in `totals` float32 [P]; -inf for the others.
 
-    found: uint8 [P]. parts: float32, scratch of at least min(P, SLAB) times the widest lanes.
+    found: uint8 [P]. parts: float32, scratch of at least min(P, SLAB) times the widest lanes. tiling: another than
+    `tiling_for` chooses, to measure it.
     """
+    tiling = tiling or tiling_for(resident)
     for first in range(0, resident.passages, SLAB):
         count = min(SLAB, resident.passages - first)
         for number, own in enumerate(lanes):
-            _score(resident, own, None, first, count, found, totals, parts, added=number > 0)
+            _score(resident, tiling, own, None, first, count, found, totals, parts, added=number > 0)
 
 
 def score_chosen(resident: Resident, lanes: list[LanesOnDevice], chosen: Tensor) -> Tensor:
     """MaxSim of some passages, int64 [n]: float32 [n]."""
+    tiling = tiling_for(resident)
     totals = torch.empty(len(chosen), dtype=torch.float32, device=resident.device)
     parts = torch.empty(min(len(chosen), SLAB) * lanes[0].vectors, dtype=torch.float32, device=resident.device)
     for first in range(0, len(chosen), SLAB):
         own = chosen[first : first + SLAB]
         for number, one in enumerate(lanes):
-            _score(resident, one, own, 0, len(own), None, totals[first : first + SLAB], parts, added=number > 0)
+            _score(resident, tiling, one, own, 0, len(own), None, totals[first : first + SLAB], parts, added=number > 0)
     return totals
 
 
 def _score(
-    resident: Resident, lanes: LanesOnDevice, chosen: Tensor | None, first: int, count: int, found: Tensor | None,
-    totals: Tensor, parts: Tensor, *, added: bool,
+    resident: Resident, tiling: Tiling, lanes: LanesOnDevice, chosen: Tensor | None, first: int, count: int,
+    found: Tensor | None, totals: Tensor, parts: Tensor, *, added: bool,
 ) -> None:  # fmt: skip
-    tiling, listed = tiling_for(resident), chosen is not None
+    listed = chosen is not None
     kernels.maxsim[(min(count, tiling.programs),)](
         chosen, first, count, found, resident.segments, resident.segment_of,
         lanes.levels, lanes.corrections, lanes.scales, lanes.offsets, parts,

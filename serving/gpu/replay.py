@@ -10,24 +10,22 @@ import torch
 class Replay:
     """Calls `work`, which reads and writes the same tensors each time, and never waits for the device.
 
-    On a device without graphs each call runs it. On CUDA the first call compiles its kernels and runs it, the
-    second records it, and each launches one graph from then on.
+    On a device without graphs each call runs it. On CUDA the first call runs it, which compiles its kernels, and
+    records it; from then on a call launches one graph.
     """
 
     def __init__(self, work: Callable[[], None], device: torch.device) -> None:
         self._work = work
         self._device = device
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._compiled = False
 
     def __call__(self) -> None:
-        if self._device.type != "cuda" or not self._compiled:
-            self._work()
-            self._compiled = True
+        if self._graph is not None:
+            self._graph.replay()
             return
-        if self._graph is None:
+        self._work()
+        if self._device.type == "cuda":
             self._graph = self._record()
-        self._graph.replay()
 
     def _record(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_format.codec import Codec
-from index_format.segment import SegmentReader
 from serving.kernels.segments import Field
 from serving.scoring import CodedCentroids
+
+if TYPE_CHECKING:
+    from index_format.segment import SegmentReader
 
 _BLOCK = 1 << 26  # bytes copied at once
 _RESERVE = 4 << 30  # bytes of a device left for the encoder, the scores and the table of centroids

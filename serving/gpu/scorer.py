@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_format.codec import Codec
-from index_format.segment import SegmentReader
 from serving.candidates import Approximate, ApproximateScores, Scored
 from serving.gpu.launches import SLAB, Approximations, approximate, score_all, score_chosen
 from serving.gpu.query import LanesOnDevice, bucket, pack, views
@@ -21,6 +21,9 @@ from serving.gpu.replay import Replay
 from serving.gpu.resident import Resident, upload
 from serving.scorer import QueryScorer, Recall
 from serving.scoring import CodedCentroids, Query, prepare_query
+
+if TYPE_CHECKING:
+    from index_format.segment import SegmentReader
 
 _MOST_HITS = 1024  # scores that are ordered on the device to find the k-th best; serving.search.MAX_K is below it
 _MASKS = 8  # selections of passages that stay on the device
@@ -167,10 +170,11 @@ class GpuQueryScorer:
         """MaxSim of some passages, int64 [n] ascending: float32 [n]."""
         if not len(passages):
             return np.zeros(0, np.float32)
-        chosen = torch.from_numpy(passages).to(self._scorer.resident.device)
-        scores = score_chosen(self._scorer.resident, self._scorer.lanes(self._query), chosen)
-        scored: NDArray[np.float32] = scores.cpu().numpy()
-        return scored
+        with self._scorer.lock:
+            chosen = torch.from_numpy(passages).to(self._scorer.resident.device)
+            scores = score_chosen(self._scorer.resident, self._scorer.lanes(self._query), chosen)
+            scored: NDArray[np.float32] = scores.cpu().numpy()
+            return scored
 
 
 @dataclass(frozen=True, slots=True)

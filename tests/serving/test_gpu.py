@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from tests.strategies import delete, publish
 
 pytest.importorskip("triton", reason="Triton, which the kernels of a GPU need, is there for Linux on x86-64 alone")
 
+PROJECT = Path(__file__).parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 AROUND_TILES = [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65]
 SHORT = [3, 1, 16, 17, 5]
@@ -225,3 +229,14 @@ def test_without_a_gpu_the_processor_is_chosen_and_a_gpu_refused() -> None:
     assert (choose_device("auto"), choose_device("cpu")) == ("cpu", "cpu")
     with pytest.raises(InputError, match="torch finds no GPU here"):
         choose_device("cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which it would be timed on")
+def test_the_benchmark_checks_and_writes_what_it_found_without_a_gpu(tmp_path: Path) -> None:
+    """On a machine with a GPU the same command checks more, and times it."""
+    output = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--output", str(output)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(output.read_text())["gpu"]
+    assert (report["checked"], report["device"]) == (16, "none: interpreted")
