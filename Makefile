@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PACKAGES := index_format encoding serving tasks flows colonnade
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture check fmt bench bench-quality quality wheel clean
+.PHONY: help setup demo test torture check fmt bench bench-gpu bench-quality quality wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ $(VENV)-peers/.ready: benchmarks/engines/requirements.txt
 
 bench: setup $(VENV)/.bench $(VENV)-peers/.ready ## Measure search beside the peers: make bench DATA=folder-of-collections [PASSAGES=10000] [THREADS=1]
 	$(BIN)/python -m benchmarks.search $(DATA) --peers $(VENV)-peers/bin/python --passages $(PASSAGES) --threads $(THREADS)
+
+bench-gpu: setup $(VENV)/.bench ## Check the kernels of a GPU and time them; without a GPU only check
+	$(BIN)/python -m benchmarks.gpu
 
 bench-quality: setup $(VENV)/.bench ## Measure quality, bytes, speed and memory of whole indexes: make bench-quality DATA=folder
 	$(BIN)/python -m benchmarks.quality $(DATA)

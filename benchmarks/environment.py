@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,8 +34,8 @@ class Environment:
     versions: dict[str, str]
 
 
-def environment(command: str) -> Environment:
-    """The state of this machine now."""
+def environment(command: str, packages: Sequence[str] = _PACKAGES) -> Environment:
+    """The state of this machine now. packages: whose versions matter."""
     return Environment(
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command,
@@ -44,7 +44,7 @@ def environment(command: str) -> Environment:
         cores=os.cpu_count() or 1,
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         load_average=round(os.getloadavg()[0], 2),
-        versions={name: version(name) for name in _PACKAGES},
+        versions={name: version(name) for name in packages},
     )
 
 

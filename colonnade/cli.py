@@ -14,6 +14,7 @@ import typer
 
 from colonnade.keys import app as keys
 from colonnade.options import (
+    DeviceOption,
     Encoder,
     IdColumn,
     IndexArgument,
@@ -154,6 +155,7 @@ def search(
     ] = "balanced",
     where: Where = None,
     encoder: Encoder = None,
+    device: DeviceOption = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the best passages for a query."""
@@ -161,6 +163,7 @@ def search(
     from encoding.encoder import load_encoder_of
     from index_format.filters import parse_filter
     from index_format.index import Index
+    from serving.device import choose_device
     from serving.query import SearchQuery
     from serving.searcher import Searcher
 
@@ -168,7 +171,7 @@ def search(
         raise InputError("query: it is empty.")
     matching = None if where is None else parse_filter(where)
     place = Index.at(index)
-    searcher = Searcher(place, load_encoder_of(place.current().encoder, encoder))
+    searcher = Searcher(place, load_encoder_of(place.current().encoder, encoder), choose_device(device))
     answer = searcher.search(SearchQuery(query, k=k, recall=recall, matching=matching))
     if as_json:
         terminal.print_json(asdict(answer))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from colonnade.options import Encoder, IndexArgument
+from colonnade.options import DeviceOption, Encoder, IndexArgument
 
 
 def serve(
@@ -15,6 +15,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
     encoder: Encoder = None,
+    device: DeviceOption = "auto",
     keys: Annotated[Path | None, typer.Option(help="File of API keys; who has none of them is refused")] = None,
     insecure: Annotated[bool, typer.Option(help="Allow others than this machine to ask, without any key")] = False,
     tenant_column: Annotated[
@@ -31,6 +32,7 @@ def serve(
     from colonnade.server import Place, run_server
     from encoding.encoder import load_encoder_of
     from index_format.index import Index
+    from serving.device import choose_device
     from serving.http.parts import Settings
 
     settings = Settings(
@@ -44,4 +46,4 @@ def serve(
         from colonnade.writer import IndexWriter  # it brings Prefect's tasks, which a server that reads goes without
 
         writer = IndexWriter(at.address, encoder)
-    run_server(at, load_encoder_of(at.current().encoder, encoder), place, writer=writer)
+    run_server(at, load_encoder_of(at.current().encoder, encoder), place, device=choose_device(device), writer=writer)

@@ -16,6 +16,7 @@ from colonnade import terminal
 from encoding.encoder import Encoder
 from index_format.errors import InputError
 from index_format.index import Index
+from serving.device import Device
 from serving.http import logs
 from serving.http.app import make_app
 from serving.http.parts import Settings, Writer
@@ -56,6 +57,7 @@ def run_server(
     encoder: Encoder,
     place: Place,
     *,
+    device: Device = "cpu",
     writer: Writer | None = None,
     on_start: Callable[[Searcher], None] | None = None,
 ) -> None:
@@ -70,7 +72,7 @@ def run_server(
     keys = KeyRing(place.keys) if place.keys else None
     listener = _bind(place.host, place.port)
     logs.configure()
-    searcher = Searcher(index, encoder)
+    searcher = Searcher(index, encoder, device)
     _greet(listener, place, index, searcher)
     if on_start is not None:
         on_start(searcher)

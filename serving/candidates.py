@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,46 +29,83 @@ Score = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Passages with their exact scores. passages: int64 [n] ascending. scores: float32 [n]."""
+    """Passages with their exact scores. passages: int64 [n] ascending. scores: float32 [n].
+
+    count: how many passages were scored; those that cannot be among the best may be left out of the arrays.
+    """
 
     passages: NDArray[np.int64]
     scores: NDArray[np.float32]
+    count: int
 
 
-def score_candidates(approximate: NDArray[np.int32], score: Score, k: int, *, first: int, tolerance: float) -> Scored:
+class Approximate(Protocol):
+    """Approximate scores of passages, wherever they are. histogram: how many have each score, from 0, int64."""
+
+    @property
+    def histogram(self) -> NDArray[np.int64]: ...
+
+    def between(self, floor: int, ceiling: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The passages with a score from `floor` to `ceiling` - 1, int64 [n] ascending, and these, int32 [n]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ApproximateScores:
+    """Approximate scores in an array, int32 [P], negative for passages that may not be found."""
+
+    scores: NDArray[np.int32]
+
+    @cached_property
+    def histogram(self) -> NDArray[np.int64]:
+        """How many passages have each score."""
+        return np.bincount(self.scores[self.scores >= 0])
+
+    def between(self, floor: int, ceiling: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The passages with a score from `floor` to `ceiling` - 1, and these."""
+        passages = np.flatnonzero((self.scores >= floor) & (self.scores < ceiling))
+        return passages, self.scores[passages]
+
+
+def score_candidates(approximate: Approximate, score: Score, k: int, *, first: int, tolerance: float) -> Scored:
     """Exact scores of the candidates for the best `k`.
 
-    approximate: int32 [P], negative for passages that may not be found. score: exact scores of passages
-    in ascending order. first: how many passages are scored at first. tolerance: how many of the best k may
-    be expected to be missed, as a share of k.
+    approximate: of the passages that may be found. score: exact scores of passages in ascending order.
+    first: how many passages are scored at first. tolerance: how many of the best k may be expected to be
+    missed, as a share of k.
     """
-    histogram = np.bincount(approximate[approximate >= 0])
+    histogram = approximate.histogram
     at_least = np.cumsum(histogram[::-1])[::-1]  # passages with this approximate score or a higher one
     total = int(at_least[0]) if len(at_least) else 0
-    taken, ceiling = Scored(np.zeros(0, np.int64), np.zeros(0, np.float32)), len(histogram)
+    taken, rough = Scored(np.zeros(0, np.int64), np.zeros(0, np.float32), 0), np.zeros(0, np.int32)
+    ceiling = len(histogram)
     wanted = min(total, max(first, k))
     while True:
         if wanted > _WHOLE_SHARE * total:
             wanted = total
         # All that tie with the last one stay: which of them came first would depend on the segments.
         floor = int(np.searchsorted(-at_least, -wanted, side="right")) - 1 if wanted else ceiling
-        fresh = np.flatnonzero((approximate >= floor) & (approximate < ceiling))
-        taken = _merge(taken, Scored(fresh, score(fresh)))
+        fresh, fresh_rough = approximate.between(floor, ceiling)
+        taken, rough = _merge(taken, rough, Scored(fresh, score(fresh), len(fresh)), fresh_rough)
         ceiling = floor
         if len(taken.passages) >= total or len(taken.passages) <= k:
             return taken
-        missed = _expected_beyond(histogram[:ceiling], approximate[taken.passages], taken.scores, k)
+        missed = _expected_beyond(histogram[:ceiling], rough, taken.scores, k)
         if missed <= tolerance * k:
             return taken
         wanted = min(total, _GROWTH * len(taken.passages))
 
 
-def _merge(a: Scored, b: Scored) -> Scored:
+def _merge(
+    a: Scored, rough_a: NDArray[np.int32], b: Scored, rough_b: NDArray[np.int32]
+) -> tuple[Scored, NDArray[np.int32]]:
+    """Both by ascending passages, with their approximate scores in the same order."""
     if not len(a.passages):
-        return b
+        return b, rough_b
     passages = np.concatenate([a.passages, b.passages])
     order = np.argsort(passages)
-    return Scored(passages[order], np.concatenate([a.scores, b.scores])[order])
+    scores = np.concatenate([a.scores, b.scores])
+    return Scored(passages[order], scores[order], len(passages)), np.concatenate([rough_a, rough_b])[order]
 
 
 def _expected_beyond(

@@ -98,18 +98,28 @@ def _fill(
 
 @dataclass(frozen=True, slots=True)
 class CodedCentroids:
-    """Centroids in 8 bits a dimension. codes: uint8 [C, D], scales: float16 [C], half_norms: float32 [C]."""
+    """Centroids in 8 bits a dimension. codes: uint8 [C, D], scales: float16 [C], half_norms: float32 [C].
+
+    mean: float32 [D], of all of them as decoded.
+    """
 
     codes: NDArray[np.uint8]
     scales: NDArray[np.float16]
     half_norms: NDArray[np.float32]
+    mean: NDArray[np.float32]
 
     @staticmethod
     def of(centroids: NDArray[np.float32]) -> CodedCentroids:
         codec = Codec(np.zeros(centroids.shape[1], np.float32), 8)
         codes, scales = codec.compress(centroids)
         decoded = codec.decompress(codes, scales)
-        return CodedCentroids(codes, scales, np.einsum("cd,cd->c", decoded, decoded) / np.float32(2))
+        half_norms = np.einsum("cd,cd->c", decoded, decoded) / np.float32(2)
+        return CodedCentroids(codes, scales, half_norms, decoded.mean(axis=0, dtype=np.float64).astype(np.float32))
+
+
+def centroid_means(query: Query, centroids: CodedCentroids) -> NDArray[np.float32]:
+    """The mean product of each query vector with all centroids: float32 [Q], the same whoever computes the products."""
+    return np.asarray((query.levels * query.scales[:, None]) @ centroids.mean, np.float32)
 
 
 def prepare_query(vectors: NDArray[np.float32], codec: Codec, level: Level | None = None) -> Query:
@@ -160,9 +170,11 @@ def approximate_scores(
     """
     sums = allowed.astype(np.int32) - 1
     values = [_centroid_values(query, lanes, centroids) for lanes in query.centroid_lanes]
+    means = centroid_means(query, centroids)
+    greatest = np.concatenate([one.greatest[: one.lanes.vectors] for one in values])
     # One step for all query vectors, as wide as the widest way from the mean to the best centroid: what lies
     # below the mean is no passage's best. Relative to what this query finds, never absolute.
-    reach = max(float((one.greatest - one.means)[: one.lanes.vectors].max()) for one in values)
+    reach = float((greatest - means).max())
     step = np.float32(_TABLE_TOP / reach) if reach > 0 else np.float32(0)
     for one in values:
         rows = _round_table(query, one, reach, step)
@@ -210,13 +222,12 @@ class _CentroidValues:
     lanes: Lanes
     values: NDArray[np.float32]  # [C, lanes]
     greatest: NDArray[np.float32]
-    means: NDArray[np.float32]
 
 
 def _centroid_values(query: Query, lanes: Lanes, centroids: CodedCentroids) -> _CentroidValues:
     count, columns = len(centroids.codes), len(lanes.scales)
     values = np.empty((count, columns), np.float32)
-    greatest, sums = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    greatest = np.empty(columns, np.float32)
     native.centroid_values_kernel(query.level, lanes.blocks)(
         count,
         centroids.codes.shape[1],
@@ -227,9 +238,8 @@ def _centroid_values(query: Query, lanes: Lanes, centroids: CodedCentroids) -> _
         _address(lanes.scales),
         _address(values),
         _address(greatest),
-        _address(sums),
     )
-    return _CentroidValues(lanes, values, greatest, sums / np.float32(count))
+    return _CentroidValues(lanes, values, greatest)
 
 
 def _round_table(query: Query, one: _CentroidValues, reach: float, step: np.float32) -> NDArray[np.uint8]:

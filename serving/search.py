@@ -13,7 +13,6 @@ misses nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +20,16 @@ from numpy.typing import NDArray
 from index_format.segment import SegmentReader
 from serving.candidates import Scored, score_candidates
 from serving.matches import Selection
-from serving.scoring import approximate_scores, maxsim, prepare_query
+from serving.scorer import Recall as Recall  # the servers and the command line take it from here
 from serving.snapshot import Snapshot
 
 MAX_K = 1000
-Recall = Literal["fast", "balanced", "exact"]
 TOLERANCE: dict[Recall, float] = {"fast": 0.2, "balanced": 0.01, "exact": 0.0}
 """The share of the best k that may be expected to be missed by candidates (candidates.py)."""
 
 FIRST = 256
 FIRST_PER_HIT = 4
 """How many candidates are scored before it is known how many a query needs."""
-
-EXHAUSTIVE_BYTES: dict[Recall, float] = {"fast": 4_000_000, "balanced": 160_000_000, "exact": np.inf}
-"""Codes of at most so many bytes are scored whole: 1 and 50 milliseconds on one core (docs/decisions/0003)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +91,15 @@ def rank(
     among = snapshot.everything if among is None else among
     if not among.passages:
         return Ranking([], [], 0)
-    query = prepare_query(vectors, snapshot.codec)
-
-    def score(passages: NDArray[np.int64]) -> NDArray[np.float32]:
-        return maxsim(query, snapshot.table, snapshot.codec.row_bytes, passages, threads=threads)
-
-    whole = among.tokens * snapshot.codec.row_bytes <= EXHAUSTIVE_BYTES[recall]
+    scorer = snapshot.scorer.prepare(vectors, among.mask, threads=threads)
+    whole = among.tokens * snapshot.codec.row_bytes <= snapshot.scorer.exhaustive_bytes[recall]
     if whole and candidates is None:
-        everything = np.flatnonzero(among.mask)
-        scored = Scored(everything, score(everything))
+        scored = scorer.best(k)
     else:
-        rough = approximate_scores(query, snapshot.table, snapshot.centroids, among.mask, threads=threads)
         first, tolerance = (candidates, np.inf) if candidates else (max(FIRST, FIRST_PER_HIT * k), TOLERANCE[recall])
-        scored = score_candidates(rough, score, k, first=first, tolerance=tolerance)
+        scored = score_candidates(scorer.approximate(), scorer.maxsim, k, first=first, tolerance=tolerance)
     passages, scores = _best(snapshot, scored, k)
-    return Ranking(passages, scores, len(scored.passages))
+    return Ranking(passages, scores, scored.count)
 
 
 def _best(snapshot: Snapshot, scored: Scored, k: int) -> tuple[list[int], list[float]]:

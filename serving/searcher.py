@@ -20,6 +20,7 @@ from index_format.change import refuse_other_encoder
 from index_format.errors import ColonnadeError, IndexNotFound, ObjectMissing, StorageError
 from index_format.index import Index
 from index_format.manifest import Manifest
+from serving.device import Device
 from serving.explain import Explanation, explain
 from serving.query import SearchQuery
 from serving.search import Hit, Ranking, Recall, rank, read_hits, search
@@ -62,9 +63,11 @@ class Fault:
 class Searcher:
     """Answers queries from one snapshot at a time; `refresh` swaps in a newer one between two queries."""
 
-    def __init__(self, index: Index, encoder: Encoder) -> None:
+    def __init__(self, index: Index, encoder: Encoder, device: Device = "cpu") -> None:
+        """device: where passages are scored."""
         self._index = index
         self.encoder = encoder
+        self._device = device
         self.fault: Fault | None = None
         self._older: OrderedDict[int, Snapshot] = OrderedDict()
         self._opening = threading.Lock()
@@ -159,7 +162,7 @@ class Searcher:
                 return self._older[version]
             if not self._index.current().retains(version):
                 raise IndexNotFound(f"version {version} is not retained; version {current.version} is served.")
-            opened = open_snapshot(self._index, self._index.version(version), current)
+            opened = open_snapshot(self._index, self._index.version(version), current, device=self._device)
             self._older[version] = opened
             if len(self._older) > _OLDER_OPEN:
                 self._older.popitem(last=False)
@@ -192,7 +195,7 @@ class Searcher:
     def _open(self, previous: Snapshot | None) -> Snapshot:
         def opener(manifest: Manifest) -> Snapshot:
             refuse_other_encoder(manifest, self.encoder.record, where=self._index.address)
-            return open_snapshot(self._index, manifest, previous)
+            return open_snapshot(self._index, manifest, previous, device=self._device)
 
         snapshot = self._index.open_current(opener)
         for text in _WARM_QUERIES:

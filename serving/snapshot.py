@@ -18,8 +18,10 @@ from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.segment import SegmentReader
 from index_format.selection import Column, filter_columns, refuse_misfit
+from serving.device import Device
 from serving.kernels.segments import SegmentTable
 from serving.matches import Matches, Selection
+from serving.scorer import CpuScorer, Scorer
 from serving.scoring import CodedCentroids
 
 _SELECTIONS = 8  # of the filters asked last; one takes a byte a passage
@@ -29,16 +31,24 @@ class Snapshot:
     """A manifest with its codec and segments at hand, and where each passage of it is."""
 
     def __init__(
-        self, index: Index, manifest: Manifest, segments: list[SegmentReader], matches: Matches | None = None
+        self,
+        index: Index,
+        manifest: Manifest,
+        segments: list[SegmentReader],
+        *,
+        device: Device = "cpu",
+        previous: Snapshot | None = None,
     ) -> None:
-        """matches: those of a snapshot before, whose segments this one may share."""
+        """device: where passages are scored. previous: whose matches, and arrays on a device, are shared."""
         self._index = index
         self.manifest = manifest
         self.codec: Codec = index.codec(manifest)
         self.segments = segments
-        self.matches = matches or Matches()
+        self.matches: Matches = previous.matches if previous else Matches()
         self._selections: LRUCache[str, Selection] = LRUCache(_SELECTIONS)
         self._selecting = threading.Lock()
+        self._device = device
+        self._before = previous.scorer if previous and device != "cpu" else None
 
     @property
     def version(self) -> int:
@@ -97,6 +107,18 @@ class Snapshot:
         )
 
     @cached_property
+    def scorer(self) -> Scorer:
+        """What scores passages; made when first asked for, which brings all codes to a device other than the CPU."""
+        if self._device == "cpu":
+            return CpuScorer(self.table, self.codec, self.centroids)
+        from serving.gpu.scorer import GpuScorer
+
+        assert self._before is None or isinstance(self._before, GpuScorer)
+        made = GpuScorer.of(self.segments, self.codec, self.centroids, self._device, self._before)
+        self._before = None
+        return made
+
+    @cached_property
     def centroids(self) -> CodedCentroids:
         """The centroids, in the codes that the candidate stage scores."""
         return CodedCentroids.of(self._index.codebook(self.manifest).centroids)
@@ -107,10 +129,12 @@ class Snapshot:
         return self.segments[number], passage - int(self.first_passages[number])
 
 
-def open_snapshot(index: Index, manifest: Manifest | None = None, previous: Snapshot | None = None) -> Snapshot:
+def open_snapshot(
+    index: Index, manifest: Manifest | None = None, previous: Snapshot | None = None, *, device: Device = "cpu"
+) -> Snapshot:
     """Open a version, the current one unless a manifest is given. Every file is checked against its hash.
 
-    Segments that `previous` holds unchanged are shared with it.
+    Segments that `previous` holds unchanged are shared with it. device: where passages are scored.
     Raises IndexNotFound, IndexCorrupt or StorageError.
     """
     manifest = manifest or index.current()
@@ -125,4 +149,4 @@ def open_snapshot(index: Index, manifest: Manifest | None = None, previous: Snap
             segment = SegmentReader(index.files, record, codec, manifest.codebook.centroids)
             segment.load()
         segments.append(segment)
-    return Snapshot(index, manifest, segments, previous.matches if previous else None)
+    return Snapshot(index, manifest, segments, device=device, previous=previous)

@@ -41,7 +41,6 @@ VALUES_ARGUMENTS = {
     "scales": pointer,  # f32 [lanes of all blocks]
     "values": pointer,  # f32 [count, lanes of all blocks], written
     "greatest": pointer,  # f32 [lanes of all blocks], written
-    "sums": pointer,  # f32 [lanes of all blocks], written
 }
 
 ROUND = "round_table"
@@ -84,7 +83,6 @@ def build_values(module: ir.Module, level: Level, blocks: int) -> None:
     products = Products(builder, level, 8, blocks, given["query"], given["row_bytes"])
     floats = ir.VectorType(f32, level.lanes)
     greatest = [Variable(builder, ir.Constant(floats, [float("-inf")] * level.lanes)) for _ in range(blocks)]
-    totals = [Variable(builder, ir.Constant(floats, [0.0] * level.lanes)) for _ in range(blocks)]
     with count(builder, i64(0), given["count"]) as at:
         row = builder.gep(given["codes"], [builder.mul(at, given["row_bytes"])], source_etype=i8)
         scale = element(builder, given["code_scales"], at, i16)
@@ -95,10 +93,8 @@ def build_values(module: ir.Module, level: Level, blocks: int) -> None:
             place = builder.add(builder.mul(at, i64(blocks)), i64(block))
             builder.store(value, builder.gep(given["values"], [place], source_etype=floats), align=4)
             greatest[block].set(larger_float(builder, value, greatest[block].get()))
-            totals[block].set(builder.fadd(totals[block].get(), value))
-    for block in range(blocks):
-        for name, one in (("greatest", greatest[block]), ("sums", totals[block])):
-            builder.store(one.get(), builder.gep(given[name], [i64(block)], source_etype=floats), align=4)
+    for block, one in enumerate(greatest):
+        builder.store(one.get(), builder.gep(given["greatest"], [i64(block)], source_etype=floats), align=4)
     builder.ret_void()
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from index_format.index import Index
 from tests.colonnade.command import Run, runner
@@ -210,3 +211,13 @@ def test_answering_never_loads_prefect() -> None:
     """`serve` and `search` start without the orchestration."""
     code = "import sys, colonnade.cli, colonnade.server, serving.http.app; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", [["search", "QUERY"], ["serve"]])
+def test_a_gpu_that_is_not_there_is_wrong_input(run: Run, tmp_path: Path, command: list[str]) -> None:
+    """Asked for by name, it is refused before anything is loaded; `auto` is the default and takes the processor."""
+    index = Index.at(tmp_path / "index")
+    add(index, make_recipe(index), {"a": "harbour lantern"})
+    refused = run(command[0], tmp_path / "index", *command[1:], "--device", "cuda")
+    assert (refused.code, "torch finds no GPU here" in refused.err) == (3, True)

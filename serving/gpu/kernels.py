@@ -1,0 +1,180 @@
+"""The kernels of a search on a GPU, in Triton: what `serving/kernels` says for a processor, with the same results.
+
+A row of `segments` is that of `serving/kernels/segments.py`: the segment's first passage, then five addresses.
+`segment_of` has each passage's row, so that one launch serves all segments and none needs a search.
+
+A tile past the end of a passage repeats the last token, which changes no maximum; so passages need no padding.
+No product may be fused with a sum (SPEC §6.2): every launch says `enable_fp_fusion=False` (launches.py).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from serving.kernels.segments import Field
+
+FIELDS = tl.constexpr(len(Field))
+FIRST_PASSAGE = tl.constexpr(int(Field.FIRST_PASSAGE))
+TOKEN_OFFSETS = tl.constexpr(int(Field.TOKEN_OFFSETS))
+CODES = tl.constexpr(int(Field.CODES))
+SCALES = tl.constexpr(int(Field.SCALES))
+CENTROID_OFFSETS = tl.constexpr(int(Field.CENTROID_OFFSETS))
+CENTROID_IDS = tl.constexpr(int(Field.CENTROID_IDS))
+LOWEST = tl.constexpr(float("-inf"))
+TABLE_TOP = tl.constexpr(255.0)
+
+SIZES = ["first", "count", "centroids"]
+"""Arguments that differ from query to query, or from version to version: no value of theirs is compiled for."""
+
+
+@triton.jit
+def _span(row, offsets_field: tl.constexpr, passage):
+    """First item of a passage in its segment, and one past its last, as int64."""
+    offsets = tl.load(row + offsets_field).to(tl.pointer_type(tl.uint32))
+    ordinal = passage - tl.load(row + FIRST_PASSAGE)
+    return tl.load(offsets + ordinal).to(tl.int64), tl.load(offsets + ordinal + 1).to(tl.int64)
+
+
+@triton.jit
+def _values(
+    codes, scales, rows, query, corrections, BITS: tl.constexpr, DIM: tl.constexpr, VECTORS: tl.constexpr,
+    ROWS: tl.constexpr, BYTES: tl.constexpr,
+):  # fmt: skip
+    """float32(Σ q · (2c - (2^BITS - 1))) · scale of `rows` against all query vectors: float32 [ROWS, VECTORS]."""
+    WIDTH: tl.constexpr = DIM * BITS // 8
+    vectors = tl.arange(0, VECTORS)
+    sums = tl.zeros([ROWS, VECTORS], tl.int32)
+    for chunk in tl.static_range((WIDTH + BYTES - 1) // BYTES):
+        byte = chunk * BYTES + tl.arange(0, BYTES)
+        places = codes + rows[:, None] * WIDTH + byte[None, :]
+        packed = tl.load(places) if WIDTH % BYTES == 0 else tl.load(places, mask=byte[None, :] < WIDTH, other=0)
+        for plane in tl.static_range(8 // BITS):
+            if BITS == 8:
+                digits = (packed ^ 128).to(tl.int8, bitcast=True)  # the code less 128: see the corrections
+            else:
+                digits = ((packed >> (plane * BITS)) & ((1 << BITS) - 1)).to(tl.int8, bitcast=True)
+            own = query + vectors[None, :] * DIM + plane * WIDTH + byte[:, None]
+            levels = tl.load(own) if WIDTH % BYTES == 0 else tl.load(own, mask=byte[:, None] < WIDTH, other=0)
+            sums = tl.dot(digits, levels, sums, out_dtype=tl.int32)
+    exact = (2 * sums - tl.load(corrections + vectors)[None, :]).to(tl.float32)
+    return exact * tl.load(scales + rows).to(tl.float32)[:, None]
+
+
+@triton.jit(do_not_specialize=SIZES)
+def maxsim(
+    chosen, first, count, found, segments, segment_of, query, corrections, query_scales, offsets, parts,
+    LISTED: tl.constexpr, BITS: tl.constexpr, DIM: tl.constexpr, VECTORS: tl.constexpr, TOKENS: tl.constexpr,
+    BYTES: tl.constexpr,
+):  # fmt: skip
+    """The part of each query vector in the score of `count` passages: parts float32 [count, VECTORS].
+
+    The passages are those in `chosen` (int64), or without a list `first` and those that follow; of these only
+    the ones that may be found are scored, and the parts of the others stay as they were.
+    """
+    vectors = tl.arange(0, VECTORS)
+    for at in range(tl.program_id(0), count, tl.num_programs(0)):
+        if LISTED:
+            passage, wanted = tl.load(chosen + at), True
+        else:
+            passage = first + at
+            wanted = tl.load(found + passage) != 0
+        if wanted:
+            row = segments + tl.load(segment_of + passage).to(tl.int64) * FIELDS
+            start, stop = _span(row, TOKEN_OFFSETS, passage)
+            codes = tl.multiple_of(tl.load(row + CODES).to(tl.pointer_type(tl.uint8)), 16)
+            scales = tl.load(row + SCALES).to(tl.pointer_type(tl.float16))
+            best = tl.full([TOKENS, VECTORS], LOWEST, tl.float32)
+            for token in range(start, stop, TOKENS):
+                tokens = tl.minimum(token + tl.arange(0, TOKENS), stop - 1)
+                values = _values(codes, scales, tokens, query, corrections, BITS, DIM, VECTORS, TOKENS, BYTES)
+                best = tl.maximum(best, values)
+            part = tl.max(best, axis=0) * tl.load(query_scales + vectors) + tl.load(offsets + vectors)
+            tl.store(parts + at * VECTORS + vectors, part)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def sum_parts(
+    parts, first, count, found, totals, LISTED: tl.constexpr, ADDED: tl.constexpr, VECTORS: tl.constexpr,
+    PASSAGES: tl.constexpr,
+):  # fmt: skip
+    """Each passage's parts, summed from the first query vector to the last, in `totals`; -inf where it is not found.
+
+    Lanes without a query vector have parts of zero. ADDED: the parts follow those of earlier query vectors.
+    """
+    at = tl.program_id(0).to(tl.int64) * PASSAGES + tl.arange(0, PASSAGES)
+    inside = at < count
+    wanted = inside
+    if not LISTED:
+        wanted = tl.load(found + first + at, mask=inside, other=0) != 0
+    total = tl.zeros([PASSAGES], tl.float32)
+    if ADDED:
+        total = tl.load(totals + first + at, mask=wanted, other=0.0)
+    for vector in range(VECTORS):
+        total += tl.load(parts + at * VECTORS + vector, mask=wanted, other=0.0)
+    tl.store(totals + first + at, tl.where(wanted, total, LOWEST), mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def centroid_values(
+    count, codes, scales, query, corrections, query_scales, values, DIM: tl.constexpr, VECTORS: tl.constexpr,
+    CENTROIDS: tl.constexpr, BYTES: tl.constexpr,
+):  # fmt: skip
+    """The product of every centroid (codes of 8 bits) with every query vector: values float32 [count, VECTORS]."""
+    at = tl.program_id(0).to(tl.int64) * CENTROIDS + tl.arange(0, CENTROIDS)
+    vectors = tl.arange(0, VECTORS)
+    own = _values(
+        codes, scales, tl.minimum(at, count - 1), query, corrections, 8, DIM, VECTORS, CENTROIDS, BYTES
+    ) * tl.load(query_scales + vectors)[None, :]  # fmt: skip
+    tl.store(values + at[:, None] * VECTORS + vectors[None, :], own, mask=at[:, None] < count)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def round_table(count, values, floors, steps, table, VECTORS: tl.constexpr, CENTROIDS: tl.constexpr):
+    """Values as whole steps above their floor, in bytes: table uint8 [count, VECTORS]."""
+    at = tl.program_id(0).to(tl.int64) * CENTROIDS + tl.arange(0, CENTROIDS)
+    vectors = tl.arange(0, VECTORS)
+    inside = at[:, None] < count
+    own = tl.load(values + at[:, None] * VECTORS + vectors[None, :], mask=inside, other=0.0)
+    scaled = (own - tl.load(floors + vectors)[None, :]) * tl.load(steps + vectors)[None, :]
+    whole = tl.minimum(tl.maximum(scaled, 0.0), TABLE_TOP).to(tl.int32).to(tl.uint8)
+    tl.store(table + at[:, None] * VECTORS + vectors[None, :], whole, mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def scan(
+    count, found, segments, segment_of, centroids, table, sums, ADDED: tl.constexpr, WIDE: tl.constexpr,
+    VECTORS: tl.constexpr, IDS: tl.constexpr,
+):  # fmt: skip
+    """Each passage's sum over query vectors of its best byte in the table, in `sums` int32; -1 where it is not found.
+
+    WIDE: centroid ids have four bytes, not two. ADDED: to what earlier query vectors gave.
+    """
+    vectors = tl.arange(0, VECTORS)
+    for passage in range(tl.program_id(0), count, tl.num_programs(0)):
+        total = -1
+        if tl.load(found + passage) != 0:
+            row = segments + tl.load(segment_of + passage).to(tl.int64) * FIELDS
+            start, stop = _span(row, CENTROID_OFFSETS, passage)
+            best = tl.zeros([IDS, VECTORS], tl.int32)
+            for first in range(start, stop, IDS):
+                places = tl.minimum(first + tl.arange(0, IDS), stop - 1)
+                if WIDE:
+                    ids = tl.load(tl.load(row + CENTROID_IDS).to(tl.pointer_type(tl.uint32)) + places).to(tl.int64)
+                else:
+                    ids = tl.load(tl.load(row + CENTROID_IDS).to(tl.pointer_type(tl.uint16)) + places).to(tl.int64)
+                # A wrong id in a file reads a wrong row, never beyond the table.
+                rows = tl.minimum(ids, centroids - 1)[:, None] * VECTORS + vectors[None, :]
+                best = tl.maximum(best, tl.load(table + rows).to(tl.int32))
+            total = tl.sum(tl.max(best, axis=0), axis=0)
+            if ADDED:
+                total += tl.load(sums + passage)
+        tl.store(sums + passage, total)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def count_sums(count, sums, histogram, PASSAGES: tl.constexpr):
+    """How many passages have each approximate score: added to `histogram` int32. Negative ones are left out."""
+    at = tl.program_id(0).to(tl.int64) * PASSAGES + tl.arange(0, PASSAGES)
+    own = tl.load(sums + at, mask=at < count, other=-1)
+    tl.atomic_add(histogram + own, 1, mask=own >= 0, sem="relaxed")

@@ -1,0 +1,190 @@
+"""Scores on a GPU for `serving.search`, which asks a processor and a GPU the same things and gets the same answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index_format.codec import Codec
+from serving.candidates import Approximate, ApproximateScores, Scored
+from serving.gpu.launches import SLAB, Approximations, approximate, score_all, score_chosen
+from serving.gpu.query import LanesOnDevice, bucket, pack, views
+from serving.gpu.replay import Replay
+from serving.gpu.resident import Resident, upload
+from serving.scorer import QueryScorer, Recall
+from serving.scoring import CodedCentroids, Query, prepare_query
+
+if TYPE_CHECKING:
+    from index_format.segment import SegmentReader
+
+_MOST_HITS = 1024  # scores that are ordered on the device to find the k-th best; serving.search.MAX_K is below it
+_MASKS = 8  # selections of passages that stay on the device
+_BYTE = 255
+
+EXHAUSTIVE_BYTES: dict[Recall, float] = {"fast": 1e9, "balanced": 6e9, "exact": np.inf}
+"""Codes of at most so many bytes are scored whole, when all are in the device's memory: what the design's target
+of 2·10¹⁰ tokens a second takes 1 and 5 milliseconds for. To be set anew when a GPU has been measured."""
+
+_HOST_BYTES: dict[Recall, float] = {"fast": 0, "balanced": 0, "exact": np.inf}
+"""The same when some codes are in the host's memory, which a bus is in front of."""
+
+
+class GpuScorer:
+    """Scores queries over the passages of one snapshot. One query at a time uses the device."""
+
+    def __init__(self, resident: Resident, codec: Codec, centroids: CodedCentroids) -> None:
+        self.resident = resident
+        self.exhaustive_bytes: Mapping[Recall, float] = EXHAUSTIVE_BYTES if resident.whole else _HOST_BYTES
+        self._codec = codec
+        self._centroids = centroids
+        self.lock = threading.Lock()
+        self._stages: dict[int, Stage] = {}
+        self._masks: dict[int, tuple[NDArray[np.bool_], Tensor]] = {}
+
+    @staticmethod
+    def of(
+        segments: Sequence[SegmentReader],
+        codec: Codec,
+        centroids: CodedCentroids,
+        device: str,
+        previous: GpuScorer | None = None,
+    ) -> GpuScorer:
+        """The scorer of a snapshot's segments; what `previous` has uploaded is shared."""
+        held = previous.resident if previous else None
+        return GpuScorer(upload(segments, codec, centroids, torch.device(device), previous=held), codec, centroids)
+
+    def prepare(self, vectors: NDArray[np.float32], found: NDArray[np.bool_], *, threads: int = 1) -> QueryScorer:  # noqa: ARG002  # threads are a processor's
+        """Scores of query vectors float32 [Q, D] over the passages that may be found, bool [P]."""
+        return GpuQueryScorer(self, prepare_query(vectors, self._codec), found)
+
+    def stage(self, vectors: int) -> Stage:
+        """The buffers and graphs for queries of so many vectors. Call it, and use them, holding `lock`."""
+        lanes = bucket(vectors)
+        if lanes not in self._stages:
+            self._stages[lanes] = Stage(self.resident, lanes)
+        return self._stages[lanes]
+
+    def load(self, stage: Stage, query: Query, found: NDArray[np.bool_]) -> None:
+        """Bring a query, and which passages may be found, to a stage's buffers."""
+        stage.packed.copy_(torch.from_numpy(pack(query, self._centroids)))
+        stage.found.copy_(self._mask(found))
+
+    def _mask(self, found: NDArray[np.bool_]) -> Tensor:
+        # By identity: a snapshot keeps its masks, and an entry keeps its array, so that no other takes its id.
+        held = self._masks.get(id(found))
+        if held is None:
+            if len(self._masks) == _MASKS:
+                del self._masks[next(iter(self._masks))]
+            held = found, torch.from_numpy(found.view(np.uint8).copy()).to(self.resident.device)
+            self._masks[id(found)] = held
+        return held[1]
+
+    def lanes(self, query: Query) -> list[LanesOnDevice]:
+        """A query on the device, in memory of its own."""
+        packed = torch.from_numpy(pack(query, self._centroids)).to(self.resident.device)
+        return views(packed, self.resident.dim)
+
+
+class Stage:
+    """Buffers for queries of `lanes` vectors, and the work on them, recorded: it always reads and writes the same.
+
+    scores: float32 [P]. threshold: float32, the score of the last of the best `wanted` (int64, counted from 0).
+    """
+
+    def __init__(self, resident: Resident, lanes: int) -> None:
+        device, self._resident = resident.device, resident
+        self.packed = torch.zeros(lanes * (resident.dim + 20), dtype=torch.uint8, device=device)
+        self.found = torch.zeros(resident.passages, dtype=torch.uint8, device=device)
+        self._lanes = views(self.packed, resident.dim)
+        self._most = min(_MOST_HITS, resident.passages)
+        self.wanted = torch.zeros(1, dtype=torch.int64, device=device)
+        self.threshold = torch.zeros(1, dtype=torch.float32, device=device)
+        self.score = Replay(self._score, device)
+        self.approximate = Replay(self._approximate, device)
+
+    @cached_property
+    def scores(self) -> Tensor:
+        return torch.empty(self._resident.passages, dtype=torch.float32, device=self._resident.device)
+
+    @cached_property
+    def _parts(self) -> Tensor:
+        size = min(self._resident.passages, SLAB) * self._lanes[0].vectors
+        return torch.empty(size, dtype=torch.float32, device=self._resident.device)
+
+    @cached_property
+    def approximations(self) -> Approximations:
+        resident, lanes = self._resident, len(self._lanes) * self._lanes[0].vectors
+        sums = torch.empty(resident.passages, dtype=torch.int32, device=resident.device)
+        return Approximations(sums, torch.zeros(_BYTE * lanes + 1, dtype=torch.int32, device=resident.device))
+
+    def _score(self) -> None:
+        score_all(self._resident, self._lanes, self.found, self.scores, self._parts)
+        best = torch.topk(self.scores, self._most).values
+        torch.index_select(best, 0, self.wanted, out=self.threshold)
+
+    def _approximate(self) -> None:
+        approximate(self._resident, self._lanes, self.found, self.approximations)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuQueryScorer:
+    """The scores of one query over the passages that may be found."""
+
+    _scorer: GpuScorer
+    _query: Query
+    _found: NDArray[np.bool_]
+
+    def best(self, k: int) -> Scored:
+        """MaxSim of every passage that may be found: the best `k`, and all that tie with the last of them."""
+        if not self._found.any():
+            return Scored(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)
+        with self._scorer.lock:
+            stage = self._scorer.stage(len(self._query.vectors))
+            self._scorer.load(stage, self._query, self._found)
+            stage.wanted.fill_(min(k, _MOST_HITS, len(self._found)) - 1)
+            stage.score()
+            kept = torch.nonzero((stage.scores >= stage.threshold) & (stage.scores > -torch.inf)).squeeze(1)
+            scores = stage.scores[kept]
+            return Scored(kept.cpu().numpy(), scores.cpu().numpy(), int(np.count_nonzero(self._found)))
+
+    def approximate(self) -> Approximate:
+        """The approximate score of every passage that may be found."""
+        if not self._found.any():
+            return ApproximateScores(np.zeros(0, np.int32))
+        with self._scorer.lock:
+            stage = self._scorer.stage(len(self._query.vectors))
+            self._scorer.load(stage, self._query, self._found)
+            stage.approximate()
+            sums = stage.approximations.sums.clone()  # the next query may come before this one's rounds are over
+            return ApproximateOnDevice(sums, stage.approximations.histogram.cpu().numpy().astype(np.int64))
+
+    def maxsim(self, passages: NDArray[np.int64]) -> NDArray[np.float32]:
+        """MaxSim of some passages, int64 [n] ascending: float32 [n]."""
+        if not len(passages):
+            return np.zeros(0, np.float32)
+        with self._scorer.lock:
+            chosen = torch.from_numpy(passages).to(self._scorer.resident.device)
+            scores = score_chosen(self._scorer.resident, self._scorer.lanes(self._query), chosen)
+            scored: NDArray[np.float32] = scores.cpu().numpy()
+            return scored
+
+
+@dataclass(frozen=True, slots=True)
+class ApproximateOnDevice:
+    """Approximate scores that stay on the device: only their histogram and the passages asked for leave it."""
+
+    _sums: Tensor
+    histogram: NDArray[np.int64]
+
+    def between(self, floor: int, ceiling: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The passages with an approximate score from `floor` to `ceiling` - 1, ascending, and those scores."""
+        passages = torch.nonzero((self._sums >= floor) & (self._sums < ceiling)).squeeze(1)
+        return passages.cpu().numpy(), self._sums[passages].cpu().numpy()

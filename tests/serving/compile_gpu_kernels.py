@@ -1,0 +1,65 @@
+"""Compile every kernel of `serving/gpu` for an H200, on a machine without one, and print what became of it as JSON.
+
+Triton brings the assembler along, so no GPU and no CUDA is needed. A process of its own: kernels are either
+interpreted or compiled, and the tests beside this have them interpreted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from serving.gpu import kernels
+from serving.gpu.launches import EXACT, chunk_bytes
+
+H200 = GPUTarget("cuda", 90, 32)
+POINTERS = {
+    "chosen": "*i64",
+    "found": "*u8",
+    "segments": "*i64",
+    "segment_of": "*i32",
+    "query": "*i8",
+    "corrections": "*i32",
+    "codes": "*u8",
+    "scales": "*fp16",
+    "table": "*u8",
+    "sums": "*i32",
+    "histogram": "*i32",
+}
+TILE = {"VECTORS": 32, "TOKENS": 64, "CENTROIDS": 64, "PASSAGES": 256, "IDS": 32}
+
+
+def compiled(name: str, **constants: object) -> dict[str, int]:
+    """How often a kernel's PTX has some instructions."""
+    kernel = getattr(kernels, name)
+    constants = {key: value for key, value in {**TILE, **constants}.items() if key in kernel.arg_names}
+    kinds = {key: "i32" if key in ("first", "count", "centroids") else "*fp32" for key in kernel.arg_names}
+    signature = {key: "constexpr" if key in constants else POINTERS.get(key, kind) for key, kind in kinds.items()}
+    aligned = {
+        (place,): [["tt.divisibility", 16]] for place, kind in enumerate(signature.values()) if kind.startswith("*")
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    ptx = triton.compile(source, target=H200, options={**EXACT, "num_warps": 4}).asm["ptx"]
+    return {
+        "fused": len(re.findall(r"\bfma\.", ptx)),
+        "products": len(re.findall(r"wgmma\.mma_async|\bmma\.sync", ptx)),
+        "copies_of_16_bytes": len(re.findall(r"cp\.async\.cg.*, 0x10|cp\.async\.cg.*, 16|ld\.global\.v4\.b32", ptx)),
+    }
+
+
+if __name__ == "__main__":
+    found = {
+        f"maxsim {bits}": compiled("maxsim", LISTED=bits == 8, BITS=bits, DIM=128, BYTES=chunk_bytes(16 * bits))
+        for bits in (1, 2, 4, 8)
+    }
+    found["sum_parts"] = compiled("sum_parts", LISTED=False, ADDED=True)
+    found["centroid_values"] = compiled("centroid_values", DIM=128, BYTES=64)
+    found["round_table"] = compiled("round_table")
+    found["scan"] = compiled("scan", ADDED=True, WIDE=True)
+    found["count_sums"] = compiled("count_sums")
+    sys.stdout.write(json.dumps(found))
