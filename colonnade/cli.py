@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import resource
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
+from colonnade.keys import app as keys
 from colonnade.options import (
     DeviceOption,
     Encoder,
@@ -24,7 +24,9 @@ from colonnade.options import (
     SourceArgument,
     TextColumn,
     TitleColumn,
+    Where,
 )
+from colonnade.serve import serve
 from colonnade.upkeep import compact, gc, rollback, tag, versions
 from index_format.errors import (
     ColonnadeError,
@@ -62,8 +64,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (versions, compact, rollback, tag, gc):
+for command in (serve, versions, compact, rollback, tag, gc):
     app.command()(command)
+app.add_typer(keys, name="keys")
 
 
 @app.command()
@@ -128,17 +131,22 @@ def delete(
     ids_file: Annotated[
         typer.FileText | None, typer.Option(help="A file with one id a line; - reads standard input")
     ] = None,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
-    """Delete documents by id, as one new version."""
+    """Delete documents, by id or by a filter, as one new version."""
     _prepare_prefect()
     from flows.delete_documents import delete_documents
     from flows.parameters import DeleteParameters
+    from index_format.filters import parse_filter
 
     wanted = [*(ids or []), *(line.strip() for line in (ids_file or []) if line.strip())]
-    if not wanted:
-        raise InputError("Name the documents to delete: ids as arguments, or --ids-file.")
-    parameters = _validated(DeleteParameters, index=index, ids=wanted)
+    if bool(wanted) == (where is not None):
+        raise InputError(
+            "Name the documents to delete: ids as arguments, --ids-file, or instead of ids a filter, --where."
+        )
+    chosen = None if where is None else parse_filter(where).model_dump(mode="json")
+    parameters = _validated(DeleteParameters, index=index, ids=wanted, filter=chosen)
     _run(lambda: delete_documents(parameters), False, as_json)
 
 
@@ -151,6 +159,7 @@ def search(
         Literal["fast", "balanced", "exact"],
         typer.Option(help="'exact' scores every passage; the others stop when few can be missing"),
     ] = "balanced",
+    where: Where = None,
     encoder: Encoder = None,
     device: DeviceOption = "auto",
     as_json: Json = False,
@@ -158,41 +167,23 @@ def search(
     """Find the best passages for a query."""
     from colonnade import terminal
     from encoding.encoder import load_encoder_of
+    from index_format.filters import parse_filter
     from index_format.index import Index
     from serving.device import choose_device
+    from serving.query import SearchQuery
     from serving.searcher import Searcher
 
     if not query.strip():
         raise InputError("query: it is empty.")
+    matching = None if where is None else parse_filter(where)
     place = Index.at(index)
     chosen = choose_device(device)
-    answer = Searcher(place, load_encoder_of(place.current().encoder, encoder), chosen).search(query, k, recall)
+    searcher = Searcher(place, load_encoder_of(place.current().encoder, encoder), chosen)
+    answer = searcher.search(SearchQuery(query, k=k, recall=recall, matching=matching))
     if as_json:
         terminal.print_json(asdict(answer))
     else:
         terminal.print_hits(answer.hits)
-
-
-@app.command()
-def serve(
-    index: IndexArgument,
-    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
-    encoder: Encoder = None,
-    device: DeviceOption = "auto",
-    insecure: Annotated[bool, typer.Option(help="Allow others than this machine to ask, without any key")] = False,
-) -> None:
-    """Serve an index over HTTP, with a search page; follows new versions while it runs."""
-    from colonnade.server import run_server
-    from encoding.encoder import load_encoder_of
-    from index_format.index import Index
-    from serving.device import choose_device
-
-    if not insecure and not _is_loopback(host):
-        raise InputError(f"--host {host} would let anyone on the network ask. If that is meant, add --insecure.")
-    place = Index.at(index)
-    chosen = choose_device(device)
-    run_server(place, load_encoder_of(place.current().encoder, encoder), host, port, device=chosen)
 
 
 @app.command()
@@ -363,10 +354,3 @@ def _validated(model: type[Parameters], **values: object) -> Parameters:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
         raise InputError("; ".join(faults) + ".") from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

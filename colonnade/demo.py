@@ -10,6 +10,7 @@ from colonnade.running import run_flow
 from encoding.checkpoint import EMBEDDED
 from encoding.encoder import load_encoder
 from index_format.index import Index
+from serving.query import SearchQuery
 from serving.searcher import Searcher
 
 QUESTIONS = (
@@ -22,7 +23,7 @@ QUESTIONS = (
 
 def run_demo(directory: Path, documents: int, port: int) -> None:
     """Build the demo index unless it is current, then serve it and ask it some questions."""
-    from colonnade.server import run_server
+    from colonnade.server import Place, run_server
 
     index = Index.at(directory)
     wanted = fingerprint(documents)
@@ -31,7 +32,7 @@ def run_demo(directory: Path, documents: int, port: int) -> None:
         terminal.err.print(f"The index at {directory} is current (version {head.version}): nothing to do.")
     else:
         _build(index, directory, documents, wanted)
-    run_server(index, load_encoder(EMBEDDED), "127.0.0.1", port, on_start=_ask)
+    run_server(index, load_encoder(EMBEDDED), Place("127.0.0.1", port), on_start=_ask)
 
 
 def _build(index: Index, directory: Path, documents: int, wanted: str) -> None:
@@ -50,7 +51,7 @@ def _build(index: Index, directory: Path, documents: int, wanted: str) -> None:
 
 def _ask(searcher: Searcher) -> None:
     for question in QUESTIONS:
-        answer = searcher.search(question, 3)
+        answer = searcher.search(SearchQuery(question, k=3))
         terminal.out.print(f"\n[bold]{question}[/bold]  [dim]{answer.encode_ms + answer.search_ms:.0f} ms[/dim]")
         terminal.print_hits(answer.hits)
     terminal.out.print()

@@ -29,5 +29,13 @@ DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"],
     typer.Option("--device", help="What scores passages; auto takes a GPU if torch and Triton can use one"),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON",
+        help='A filter over metadata and id, such as {"op": "<", "column": "year", "value": 1990}; '
+        "docs/filters.md has all forms",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
 ListRejected = Annotated[bool, typer.Option(help="List the rows that were set aside, with their reasons")]

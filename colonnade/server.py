@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import ipaddress
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import uvicorn
 
@@ -14,42 +16,98 @@ from colonnade import terminal
 from encoding.encoder import Encoder
 from index_format.errors import InputError
 from index_format.index import Index
-from serving.app import make_app
 from serving.device import Device
+from serving.http import logs
+from serving.http.app import make_app
+from serving.http.parts import Settings, Writer
+from serving.keys import KeyRing
 from serving.searcher import Searcher
+
+DRAIN_SECONDS = 30  # how long answers may still take once the server is told to stop
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server listens, and whom it lets in. insecure: others than this machine without any key."""
+
+    host: str
+    port: int
+    keys: Path | None = None
+    insecure: bool = False
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    settings: Settings = field(default_factory=Settings)
+
+    def refuse_unsafe(self) -> None:
+        """Raise InputError where anybody on the network could ask, or TLS is half configured."""
+        if not self.insecure and self.keys is None and not is_loopback(self.host):
+            raise InputError(
+                f"--host {self.host} would let anyone on the network ask. Give --keys FILE (colonnade keys makes it), "
+                "or if that is meant, add --insecure."
+            )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise InputError("--tls-certificate and --tls-key belong together: give both, or neither.")
+        for name, path in (("--tls-certificate", self.tls_certificate), ("--tls-key", self.tls_key)):
+            if path is not None and not path.is_file():
+                raise InputError(f"{name} {path}: there is no such file.")
 
 
 def run_server(
     index: Index,
     encoder: Encoder,
-    host: str,
-    port: int,
+    place: Place,
     *,
     device: Device = "cpu",
+    writer: Writer | None = None,
     on_start: Callable[[Searcher], None] | None = None,
 ) -> None:
-    """Serve until stopped by Ctrl-C or SIGTERM. `on_start` runs once the address is bound, before the first answer."""
+    """Serve until stopped by Ctrl-C or SIGTERM; what was accepted until then is answered.
+
+    `on_start` runs once the address is bound, before the first answer.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         # Uvicorn drains, then raises the signal again for whoever handled it before: to be asked to stop is no fault.
         signal.signal(number, lambda *_: sys.exit(0))
-    listener = _bind(host, port)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    place.refuse_unsafe()
+    keys = KeyRing(place.keys) if place.keys else None
+    listener = _bind(place.host, place.port)
+    logs.configure()
     searcher = Searcher(index, encoder, device)
+    _greet(listener, place, index, searcher)
+    if on_start is not None:
+        on_start(searcher)
+    terminal.out.print("Stop with Ctrl-C.")
+    config = uvicorn.Config(
+        make_app(searcher, index.address, place.settings, keys=keys, writer=writer),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        ssl_certfile=place.tls_certificate,
+        ssl_keyfile=place.tls_key,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _greet(listener: socket.socket, place: Place, index: Index, searcher: Searcher) -> None:
     bound_host, bound_port = listener.getsockname()[:2]
     shown = f"[{bound_host}]" if ":" in bound_host else bound_host
     manifest = searcher.snapshot.manifest
     terminal.out.print(
         f"Serving {index.address} version {manifest.version} ({manifest.documents:,} documents, "
-        f"{manifest.passages:,} passages) at [bold]http://{shown}:{bound_port}[/bold]",
+        f"{manifest.passages:,} passages) at "
+        f"[bold]{'https' if place.tls_certificate else 'http'}://{shown}:{bound_port}[/bold]",
         highlight=False,
         soft_wrap=True,
     )
-    if on_start is not None:
-        on_start(searcher)
-    terminal.out.print("Stop with Ctrl-C.")
-    config = uvicorn.Config(make_app(searcher, index.address), log_level="warning", access_log=False)
-    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -34,6 +34,15 @@ class Passage:
     encoded_text: str
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """The text that is encoded for a passage: `title` characters of its title, then the passage from `skipped` on."""
+
+    text: str
+    title: int
+    skipped: int
+
+
 class Chunker:
     """Cuts documents into passages of at most `passage_tokens` tokens, title and `markers` included."""
 
@@ -61,6 +70,12 @@ class Chunker:
         prefix, used = self._prefix(well_formed(title or ""))
         chunks = self._chunks(text, self._splitter(self._room - used))
         return [Passage(start, start + len(chunk), prefix + chunk.strip()) for start, chunk in chunks]
+
+    def encoded_text(self, piece: str, title: str | None) -> EncodedText:
+        """What is encoded for a piece of a document, and where its title and its text stand in it."""
+        prefix, _ = self._prefix(well_formed(title or ""))
+        piece = well_formed(piece)
+        return EncodedText(prefix + piece.strip(), len(prefix), len(piece) - len(piece.lstrip()))
 
     def _chunks(self, text: str, splitter: TextSplitter) -> Iterator[tuple[int, str]]:
         """The pieces of a text with their starts, a window at a time."""

@@ -28,6 +28,14 @@ class TokenizedText:
     kept: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token whose vector is kept. span: its characters in the text, None for what the encoder put there itself."""
+
+    token: str
+    span: tuple[int, int] | None
+
+
 class SideTokenizer:
     """Makes `TokenizedText`s of one side. Safe to use from several threads."""
 
@@ -45,6 +53,22 @@ class SideTokenizer:
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
         """The tokens of each text."""
         return [self._tokenized(one.ids) for one in self._tokenizer.encode_batch_fast(list(map(self._read, texts)))]
+
+    def kept_tokens(self, text: str) -> list[Token]:
+        """The tokens of a text whose vectors are kept, in the order of the vectors."""
+        encoded = self._tokenizer.encode(self._read(text))
+        prompted = self._side.prompt + text
+        # Where the text begins in what the tokenizer read.
+        shift = len(self._side.prompt) - (len(prompted) - len(prompted.lstrip()) if self._side.strip else 0)
+        inside = zip(encoded.offsets, encoded.special_tokens_mask, strict=True)
+        spans = [None if special or end <= max(start, shift) else (start, end) for (start, end), special in inside]
+        own = [span and (max(span[0] - shift, 0), span[1] - shift) for span in spans]
+        if self._marker is not None:
+            own = [*own[:1], None, *own[1:]]
+        made = self._tokenized(encoded.ids)
+        own += [None] * (len(made.ids) - len(own))
+        spelled = [self._tokenizer.id_to_token(one) or "" for one in made.ids.tolist()]
+        return [Token(*one) for one, kept in zip(zip(spelled, own, strict=True), made.kept, strict=True) if kept]
 
     def _read(self, text: str) -> str:
         text = self._side.prompt + text

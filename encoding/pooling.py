@@ -25,17 +25,35 @@ def pool_batch(batch: Sequence[NDArray[np.float32]], factor: int, *, protected: 
 def pool_tokens(vectors: NDArray[np.float32], factor: int, *, protected: int) -> NDArray[np.float32]:
     """Token vectors float32 [T, D] to about T / factor of them; the first `protected` stay as they are, in front."""
     free = vectors[protected:]
-    wanted = max(len(free) // factor, 1)
-    if wanted >= len(free):
+    labels = _labels(free, factor)
+    if labels is None:
         return vectors
-    distances = 1 - free @ free.T
-    condensed = squareform(distances, checks=False)
-    labels = hierarchy.fcluster(hierarchy.linkage(condensed, "ward"), wanted, "maxclust")
     order = np.argsort(labels, kind="stable")
     # Where distances tie there may be fewer clusters than were asked for.
     _, firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     sums = np.add.reduceat(free[order], firsts, axis=0)
     return np.concatenate([vectors[:protected], sums / sizes[:, None].astype(np.float32)])
+
+
+def pooled_groups(vectors: NDArray[np.float32], factor: int, *, protected: int) -> list[list[int]]:
+    """The tokens of which each vector of `pool_tokens` is the mean, by their places among the unpooled."""
+    with _blas().limit(limits=1, user_api="blas"):
+        labels = _labels(vectors[protected:], factor)
+    if labels is None:
+        return [[one] for one in range(len(vectors))]
+    alone = [[one] for one in range(protected)]
+    return alone + [(protected + np.flatnonzero(labels == label)).tolist() for label in np.unique(labels)]
+
+
+def _labels(free: NDArray[np.float32], factor: int) -> NDArray[np.int32] | None:
+    """The cluster of each token, or None where none are joined."""
+    wanted = max(len(free) // factor, 1)
+    if wanted >= len(free):
+        return None
+    distances = 1 - free @ free.T
+    condensed = squareform(distances, checks=False)
+    labels: NDArray[np.int32] = hierarchy.fcluster(hierarchy.linkage(condensed, "ward"), wanted, "maxclust")
+    return labels
 
 
 @cache

@@ -8,23 +8,27 @@ from flows.parameters import DeleteParameters
 from flows.summary import Summary
 from index_format.change import Origin
 from index_format.index import Index
-from tasks.publish import delete_documents_task
+from tasks.publish import delete_documents_task, delete_matching_task
 
 
 @flow(name="delete-documents")
 def delete_documents(parameters: DeleteParameters) -> Summary:
-    """Delete documents by id. Ids that the index does not hold are counted as unchanged."""
-    index = Index.at(parameters.index)
+    """Delete documents by id, or those that match a filter. Ids that the index does not hold count as unchanged."""
+    index, matching = Index.at(parameters.index), parameters.matching
     ids = sorted(set(parameters.ids))
-    manifest = delete_documents_task(index.address, ids, Origin("delete"))
+    if matching is None:
+        manifest = delete_documents_task(index.address, ids, Origin("delete"))
+    else:
+        manifest = delete_matching_task(index.address, matching, Origin("delete"))
     deleted = manifest.commit.deleted if manifest else 0
+    seen = deleted if matching else len(ids)
     summary = Summary(
         index=index.address,
         version=(manifest or index.current()).version,
         published=manifest is not None,
-        seen=len(ids),
+        seen=seen,
         deleted=deleted,
-        unchanged=len(ids) - deleted,
+        unchanged=seen - deleted,
     )
     summary.show_in_prefect()
     return summary

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from index_format.filters import Filter, parse_filter
 from tasks.rows import Source
 
 
@@ -38,12 +39,28 @@ class BuildParameters(AddParameters):
 
 
 class DeleteParameters(BaseModel):
-    """Documents to delete from an index."""
+    """Documents to delete from an index: those with certain ids, or those that match a filter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
-    ids: list[str] = Field(min_length=1, description="Ids of the documents")
+    ids: list[str] = Field(default=[], description="Ids of the documents")
+    # Not as a model: Prefect's forms refuse a schema that contains itself.
+    filter: dict[str, Any] | None = Field(
+        default=None, description='Instead of ids, a filter such as {"op": "<", "column": "year", "value": 1990}'
+    )
+
+    @model_validator(mode="after")
+    def _refuse_vague(self) -> DeleteParameters:
+        if bool(self.ids) == (self.filter is not None):
+            raise ValueError("expected either ids or a filter")
+        _ = self.matching
+        return self
+
+    @property
+    def matching(self) -> Filter | None:
+        """The filter, if there is one. Raises InputError where it is none."""
+        return None if self.filter is None else parse_filter(self.filter)
 
 
 class VerifyParameters(BaseModel):

@@ -9,7 +9,7 @@ changes nothing the second time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,6 +20,7 @@ from index_format import keys
 from index_format.commit import refuse_collectable
 from index_format.errors import CodebookChanged, CommitConflict, EncoderMismatch
 from index_format.files import write_object
+from index_format.filters import Filter
 from index_format.index import Index
 from index_format.manifest import (
     FORMAT_VERSION,
@@ -34,8 +35,8 @@ from index_format.manifest import (
     SegmentRecord,
 )
 from index_format.npz import write_npz
-from index_format.schema import ROW_GROUP
 from index_format.segment import SegmentReader, read_codebook, read_codec, write_centroids
+from index_format.selection import filter_columns, matching_rows, refuse_misfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +132,17 @@ def delete_documents(index: Index, base: Manifest, document_ids: Iterable[str], 
     return next_version(base, commit_record(origin, deleted=sum(map(len, hidden.values()))), segments)
 
 
-def delete_matching(
-    index: Index, base: Manifest, matches: Callable[[Mapping[str, object]], bool], origin: Origin
-) -> Manifest | None:
-    """The manifest without the documents (id, title, text, metadata) for which `matches` is true, or None."""
-    found: list[str] = []
-    for reader in index.segments(base):
-        live = np.flatnonzero(~reader.deleted_rows).tolist()
-        for start in range(0, len(live), ROW_GROUP):
-            documents = reader.read_documents(live[start : start + ROW_GROUP])
-            found += [str(document["id"]) for document in documents if matches(document)]
-    return delete_documents(index, base, found, origin)
+def delete_matching(index: Index, base: Manifest, matching: Filter, origin: Origin) -> Manifest | None:
+    """The manifest without the documents that match a filter, or None when no live one does. Raises InputError."""
+    readers = index.segments(base)
+    if readers:  # an index without documents has no columns that a filter could miss
+        refuse_misfit(matching, filter_columns(readers))
+    found = {reader: np.flatnonzero(matching_rows(matching, reader) & ~reader.deleted_rows) for reader in readers}
+    deleted = sum(map(len, found.values()))
+    if not deleted:
+        return None
+    segments = [hide_rows(index, reader, rows.tolist()) for reader, rows in found.items()]
+    return next_version(base, commit_record(origin, deleted=deleted), segments)
 
 
 def replace_codebook(index: Index, replaced: str, codebook: CodebookRecord, origin: Origin) -> Manifest:

@@ -214,7 +214,7 @@ class _Part:
 
     @property
     def metadata(self) -> pa.StructType:
-        return _metadata_type(self.documents.schema)
+        return schema.metadata_type(self.documents.schema)
 
 
 def _live_part(reader: SegmentReader) -> _Part:
@@ -260,7 +260,7 @@ def _of_one_metadata(index: Index, base: Manifest, group: Sequence[SegmentRecord
     parts: list[tuple[pa.StructType, list[SegmentRecord]]] = []
     codec = index.codec(base)
     for record in group:
-        own = _metadata_type(SegmentReader(index.files, record, codec, base.codebook.centroids).documents_schema)
+        own = SegmentReader(index.files, record, codec, base.codebook.centroids).metadata_type
         for at, (struct, members) in enumerate(parts):
             merged = merged_metadata([struct, own])
             if merged is not None:
@@ -269,10 +269,6 @@ def _of_one_metadata(index: Index, base: Manifest, group: Sequence[SegmentRecord
         else:
             parts.append((own, [record]))
     return [members for _, members in parts]
-
-
-def _metadata_type(columns: pa.Schema) -> pa.StructType:
-    return columns.field(schema.METADATA).type if schema.METADATA in columns.names else pa.struct([])
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from index_format import commit
+from index_format import commit, keys
 from index_format.codebook import Codebook
 from index_format.codec import Codec
 from index_format.errors import IndexNotFound, InputError, ObjectMissing
@@ -63,6 +63,14 @@ class Index:
     def versions(self) -> list[int]:
         """The versions whose manifests are there, ascending; `Manifest.retains` says which of them will stay."""
         return commit.versions(self.store)
+
+    def has_version(self, version: int) -> bool:
+        """Whether the manifest of a version is there: one small request, where `versions` lists all."""
+        try:
+            self.store.size(keys.manifest(version))
+        except ObjectMissing:
+            return False
+        return True
 
     def open_current(self, opener: Callable[[Manifest], Opened]) -> Opened:
         """What `opener` makes of the current version.

@@ -44,6 +44,11 @@ def documents_schema(metadata: pa.StructType | None) -> pa.Schema:
     return pa.schema([ID, CONTENT_HASH, TITLE, TEXT, *extra])
 
 
+def metadata_type(columns: pa.Schema) -> pa.StructType:
+    """The metadata columns among those of documents.parquet; none where there is no metadata."""
+    return columns.field(METADATA).type if METADATA in columns.names else pa.struct([])
+
+
 def codec_arrays(dim: int) -> dict[str, ArraySpec]:
     return {"mean": ArraySpec("<f4", (dim,))}
 

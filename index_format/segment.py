@@ -10,6 +10,7 @@ from functools import cached_property
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -240,6 +241,19 @@ class SegmentReader:
         """The columns of documents.parquet; metadata differs from segment to segment."""
         with self._reading:
             return self._documents.schema_arrow
+
+    @property
+    def metadata_type(self) -> pa.StructType:
+        """The metadata columns of this segment; none where there is no metadata."""
+        return schema.metadata_type(self.documents_schema)
+
+    def metadata_column(self, name: str) -> pa.Array:
+        """A metadata column by row, the only one that is read; nulls where the segment has none of that name."""
+        if self.metadata_type.get_field_index(name) < 0:
+            return pa.nulls(self.record.documents)
+        struct = self._read_columns([f"{schema.METADATA}.{name}"])[schema.METADATA].combine_chunks()
+        # By place, as a name may look like a path; and not the struct's own field, which forgets where it is null.
+        return pc.struct_field(struct, [struct.type.get_field_index(name)])
 
     def read_table(self) -> pa.Table:
         """The whole of documents.parquet, deleted documents too."""

@@ -6,8 +6,8 @@
 4. MaxSim of the candidates on their codes.
 5. The best k by score, then by document id, then by place in the document.
 
-A snapshot that is small enough for the `recall` asked for skips 1 to 3 and is searched exhaustively: that misses
-nothing.
+Where few enough passages may be found for the `recall` asked for, 1 to 3 are skipped and all of them are scored: that
+misses nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from index_format.segment import SegmentReader
 from serving.candidates import Scored, score_candidates
+from serving.matches import Selection
 from serving.scorer import Recall as Recall  # the servers and the command line take it from here
 from serving.snapshot import Snapshot
 
@@ -61,11 +62,11 @@ def search(
     *,
     recall: Recall = "balanced",
     candidates: int | None = None,
-    allowed: NDArray[np.bool_] | None = None,
+    among: Selection | None = None,
     threads: int = 1,
 ) -> list[Hit]:
     """The best `k` passages for query vectors float32 [Q, D], with their texts. Parameters as in `rank`."""
-    ranking = rank(snapshot, vectors, k, recall=recall, candidates=candidates, allowed=allowed, threads=threads)
+    ranking = rank(snapshot, vectors, k, recall=recall, candidates=candidates, among=among, threads=threads)
     return read_hits(snapshot, ranking)
 
 
@@ -76,19 +77,22 @@ def rank(
     *,
     recall: Recall = "balanced",
     candidates: int | None = None,
-    allowed: NDArray[np.bool_] | None = None,
+    among: Selection | None = None,
     threads: int = 1,
 ) -> Ranking:
     """The best `k` passages for query vectors float32 [Q, D].
 
-    recall: "exact" scores every passage; "balanced" and "fast" do so up to a size of the index, and beyond it stop
-    when few of the best k can be missing.
+    recall: "exact" scores every passage; "balanced" and "fast" do so up to a size, and beyond it stop when few of the
+    best k can be missing.
     candidates: score this many instead, and those that tie with the last of them.
-    allowed: bool [P], which passages may be found; all by default, the deleted ones never. threads: for this query.
+    among: the passages that may be found (`Snapshot.select`), all live ones by default. Their number alone decides
+    how they are searched, so a filter that leaves few is as quick as a small index. threads: for this query.
     """
-    found = snapshot.live if allowed is None else snapshot.live & allowed
-    scorer = snapshot.scorer.prepare(vectors, found, threads=threads)
-    whole = snapshot.tokens * snapshot.codec.row_bytes <= snapshot.scorer.exhaustive_bytes[recall]
+    among = snapshot.everything if among is None else among
+    if not among.passages:
+        return Ranking([], [], 0)
+    scorer = snapshot.scorer.prepare(vectors, among.mask, threads=threads)
+    whole = among.tokens * snapshot.codec.row_bytes <= snapshot.scorer.exhaustive_bytes[recall]
     if whole and candidates is None:
         scored = scorer.best(k)
     else:

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from encoding.encoder import Encoder
 from index_format.change import refuse_other_encoder
-from index_format.errors import ColonnadeError, ObjectMissing, StorageError
+from index_format.errors import ColonnadeError, IndexNotFound, ObjectMissing, StorageError
 from index_format.index import Index
 from index_format.manifest import Manifest
 from serving.device import Device
-from serving.search import Hit, Recall, rank, read_hits, search
+from serving.explain import Explanation, explain
+from serving.query import SearchQuery
+from serving.search import Hit, Ranking, Recall, rank, read_hits, search
 from serving.snapshot import Snapshot, open_snapshot
 
 _log = logging.getLogger("colonnade.serving")
 # Few words and many: each number of registers that a query fills has a kernel, compiled when first used.
 _WARM_QUERIES = ("warm", "a question of a sentence or two " * 3)
 _RETRY_SECONDS = 30.0
+_LIST_SECONDS = 30.0
+_OLDER_OPEN = 2  # versions beside the newest: each may hold files that nothing else does
 _THREADS = os.cpu_count() or 1  # of one query; several queries share them
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hits, best first, the index version that gave them, and how: the recall asked for, and passages scored."""
+    """Hits, best first, the index version that gave them, and how: the recall asked for, and passages scored.
+
+    explanation: what of each hit matched, where that was asked for.
+    """
 
     version: int
     hits: list[Hit]
@@ -34,6 +48,7 @@ class Answer:
     scored: int
     encode_ms: float
     search_ms: float
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,80 +66,188 @@ class Searcher:
     def __init__(self, index: Index, encoder: Encoder, device: Device = "cpu") -> None:
         """device: where passages are scored."""
         self._index = index
-        self._encoder = encoder
+        self.encoder = encoder
         self._device = device
         self.fault: Fault | None = None
+        self._older: OrderedDict[int, Snapshot] = OrderedDict()
+        self._opening = threading.Lock()
+        self._manifests: dict[int, Manifest] = {}
+        self._listed_at = -math.inf
         self.snapshot = self._open(None)
 
-    def search(self, text: str, k: int, recall: Recall = "balanced") -> Answer:
-        """The best `k` passages for a text. The whole answer comes from one version."""
-        snapshot = self.snapshot
+    def search(self, query: SearchQuery) -> Answer:
+        """The best passages for one query, encoded here unless it brings its vectors."""
         start = time.perf_counter()
-        vectors = self._encoder.encode_query(text)
-        encoded = time.perf_counter()
-        ranking = rank(snapshot, vectors, k, recall=recall, threads=_THREADS)
-        hits = read_hits(snapshot, ranking)
-        ended = time.perf_counter()
+        vectors = query.vectors
+        if vectors is None:
+            assert query.text is not None
+            vectors = self.encode([query.text])[0]
+        encode_ms = 1000 * (time.perf_counter() - start)
+        return replace(self.answer(query, vectors), encode_ms=encode_ms)
+
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The token vectors of queries, each float32 [Q, D]."""
+        return self.encoder.encode_queries(texts)
+
+    def answer(
+        self,
+        query: SearchQuery,
+        vectors: NDArray[np.float32],
+        snapshot: Snapshot | None = None,
+        threads: int = _THREADS,
+    ) -> Answer:
+        """The best passages for query vectors float32 [Q, D], of a snapshot: the newest, where none is given.
+
+        The whole answer comes from one version. Raises InputError when the filter does not fit its columns.
+        """
+        snapshot, start = snapshot or self.snapshot, time.perf_counter()
+        among = snapshot.select(query.matching)
+        ranking = rank(snapshot, vectors, query.offset + query.k, recall=query.recall, among=among, threads=threads)
+        wanted = Ranking(ranking.passages[query.offset :], ranking.scores[query.offset :], ranking.scored)
+        hits = read_hits(snapshot, wanted)
+        search_ms = 1000 * (time.perf_counter() - start)
+        explanation = explain(snapshot, self.encoder, vectors, wanted, hits, query.text) if query.explain else None
         return Answer(
             version=snapshot.version,
             hits=hits,
-            recall=recall,
+            recall=query.recall,
             scored=ranking.scored,
-            encode_ms=1000 * (encoded - start),
-            search_ms=1000 * (ended - encoded),
+            encode_ms=0.0,
+            search_ms=search_ms,
+            explanation=explanation,
         )
+
+    def gpu_bytes(self) -> int:
+        """GPU memory that tensors of this process hold."""
+        return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
+    def exact(self, query: SearchQuery, vectors: NDArray[np.float32], snapshot: Snapshot) -> Answer:
+        """The answer that leaves nothing out, on one core."""
+        return self.answer(replace(query, recall="exact", explain=False), vectors, snapshot, threads=1)
 
     def refresh(self) -> bool:
         """Open a newer version if there is one, warm it and swap it in. Returns whether it did.
 
         A version that cannot be opened is set aside with its reason, and the one that is served stays.
         """
-        newest = self._index.versions()[-1:]
-        if not newest or newest[0] <= self.snapshot.version:
+        newest = self._newest()
+        if newest <= self.snapshot.version:
             return False
-        if self.fault and self.fault.version == newest[0] and time.monotonic() < self.fault.retry_at:
+        if self.fault and self.fault.version == newest and time.monotonic() < self.fault.retry_at:
             return False
         try:
             self.snapshot = self._open(self.snapshot)
         except ColonnadeError as error:
             if isinstance(error, StorageError) and not isinstance(error, ObjectMissing):
                 raise  # the store may answer next time: nothing is wrong with the version
-            self.fault = Fault(newest[0], str(error), time.monotonic() + _RETRY_SECONDS)
-            _log.error("version %d is set aside: %s", newest[0], error)
+            self.fault = Fault(newest, str(error), time.monotonic() + _RETRY_SECONDS)
+            _log.error("version %d is set aside: %s", newest, error)
             return False
         self.fault = None
         _log.info("serving version %d", self.snapshot.version)
         return True
 
+    def at_version(self, version: int) -> Snapshot:
+        """A version that the index retains, opened; a few of them stay open.
+
+        Takes as long as reading and checking the files that the served version does not share.
+        Raises IndexNotFound, and what opening raises.
+        """
+        current = self.snapshot
+        if version == current.version:
+            return current
+        with self._opening:
+            if version in self._older:
+                self._older.move_to_end(version)
+                return self._older[version]
+            if not self._index.current().retains(version):
+                raise IndexNotFound(f"version {version} is not retained; version {current.version} is served.")
+            opened = open_snapshot(self._index, self._index.version(version), current, device=self._device)
+            self._older[version] = opened
+            if len(self._older) > _OLDER_OPEN:
+                self._older.popitem(last=False)
+            return opened
+
+    def retained(self, most: int) -> list[Manifest]:
+        """The newest `most` versions that the index retains, newest first."""
+        head = self._index.current()
+        wanted = sorted(filter(head.retains, self._index.versions()), reverse=True)[:most]
+        for number in wanted:
+            if number not in self._manifests:
+                self._manifests[number] = self._index.version(number)
+        found = {number: self._manifests[number] for number in wanted}
+        self._manifests = found  # those that nobody asks for any more are forgotten
+        return list(found.values())
+
+    def _newest(self) -> int:
+        """The newest version, as far as is worth a request: whether the next one is there.
+
+        Several versions may come and the first of them be collected between two looks, so now and then all are listed.
+        """
+        served = max(self.snapshot.version, self.fault.version if self.fault else 0)
+        due = time.monotonic() >= self._listed_at + _LIST_SECONDS
+        if not due and not self._index.has_version(served + 1):
+            return served
+        found = self._index.versions()[-1:]
+        self._listed_at = time.monotonic()
+        return max(found, default=0)
+
     def _open(self, previous: Snapshot | None) -> Snapshot:
         def opener(manifest: Manifest) -> Snapshot:
-            refuse_other_encoder(manifest, self._encoder.record, where=self._index.address)
+            refuse_other_encoder(manifest, self.encoder.record, where=self._index.address)
             return open_snapshot(self._index, manifest, previous, device=self._device)
 
         snapshot = self._index.open_current(opener)
         for text in _WARM_QUERIES:
-            search(snapshot, self._encoder.encode_query(text), 1)
+            search(snapshot, self.encoder.encode_query(text), 1)
         return snapshot
 
 
 class Refresher(threading.Thread):
-    """Looks for a newer version every `period` seconds until stopped."""
+    """Looks for a newer version every `period` seconds, and when told to, until stopped.
 
-    def __init__(self, searcher: Searcher, period: float = 1.0) -> None:
+    on_swap is called with each snapshot that was swapped in, on_fault whenever looking failed.
+    """
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        period: float = 1.0,
+        *,
+        on_swap: Callable[[Snapshot], None] = lambda _: None,
+        on_fault: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(name="colonnade-refresher", daemon=True)
         self._searcher = searcher
         self._period = period
-        self._stopping = threading.Event()
+        self._on_swap = on_swap
+        self._on_fault = on_fault
+        self._stopping = False
+        self._wanted = threading.Event()
 
     def run(self) -> None:
-        while not self._stopping.wait(self._period):
-            try:
-                self._searcher.refresh()
-            except StorageError as error:
-                _log.warning("cannot look for a newer version: %s", error)
-            except Exception:  # noqa: BLE001  # whatever it is, the next version must still be seen
-                _log.exception("looking for a newer version failed")
+        while not self._stopping:
+            self._wanted.wait(self._period)
+            self._wanted.clear()
+            if not self._stopping:
+                self._look()
+
+    def look_now(self) -> None:
+        """Do not wait for the period to end: somebody knows of a newer version."""
+        self._wanted.set()
 
     def stop(self) -> None:
-        self._stopping.set()
+        self._stopping = True
+        self._wanted.set()
         self.join()
+
+    def _look(self) -> None:
+        try:
+            if self._searcher.refresh():
+                self._on_swap(self._searcher.snapshot)
+        except StorageError as error:
+            _log.warning("cannot look for a newer version: %s", error)
+            self._on_fault()
+        except Exception:  # noqa: BLE001  # whatever it is, the next version must still be seen
+            _log.exception("looking for a newer version failed")
+            self._on_fault()

@@ -5,19 +5,26 @@ A passage of a snapshot has one number over all its segments, in their order: wh
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from index_format.codec import Codec
+from index_format.filters import Filter
 from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.segment import SegmentReader
+from index_format.selection import Column, filter_columns, refuse_misfit
 from serving.device import Device
 from serving.kernels.segments import SegmentTable
+from serving.matches import Matches, Selection
 from serving.scorer import CpuScorer, Scorer
 from serving.scoring import CodedCentroids
+
+_SELECTIONS = 8  # of the filters asked last; one takes a byte a passage
 
 
 class Snapshot:
@@ -32,13 +39,16 @@ class Snapshot:
         device: Device = "cpu",
         previous: Snapshot | None = None,
     ) -> None:
-        """device: where passages are scored. previous: whose arrays on a device are shared."""
+        """device: where passages are scored. previous: whose matches, and arrays on a device, are shared."""
         self._index = index
         self.manifest = manifest
         self.codec: Codec = index.codec(manifest)
         self.segments = segments
         self._device = device
         self._before = previous.scorer if previous and device != "cpu" else None
+        self.matches: Matches = previous.matches if previous else Matches()
+        self._selections: LRUCache[str, Selection] = LRUCache(_SELECTIONS)
+        self._selecting = threading.Lock()
 
     @property
     def version(self) -> int:
@@ -59,9 +69,32 @@ class Snapshot:
         return ~np.concatenate([segment.deleted for segment in self.segments])
 
     @cached_property
-    def tokens(self) -> int:
-        """Tokens of all passages, the deleted ones too."""
-        return sum(segment.record.tokens for segment in self.segments)
+    def everything(self) -> Selection:
+        """All live passages."""
+        return Selection.of(self.live, self.segments)
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """The columns that filters may name."""
+        return filter_columns(self.segments)
+
+    def select(self, matching: Filter | None) -> Selection:
+        """The live passages whose documents match a filter, all without one. Raises InputError when it does not fit.
+
+        In a snapshot without segments any filter fits, and nothing is found.
+        """
+        if matching is None or not self.segments:
+            return self.everything
+        key = matching.model_dump_json()
+        with self._selecting:
+            selection: Selection | None = self._selections.get(key)
+        if selection is None:
+            refuse_misfit(matching, self.columns)
+            found = np.concatenate([self.matches.passages(segment, matching, key) for segment in self.segments])
+            selection = Selection.of(self.live & found, self.segments)
+            with self._selecting:
+                self._selections[key] = selection
+        return selection
 
     @cached_property
     def table(self) -> SegmentTable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from index_format import change
 from index_format.change import Addition, Origin
 from index_format.commit import commit
+from index_format.filters import Filter
 from index_format.index import Index
 from index_format.manifest import Manifest
 from tasks import progress
@@ -30,3 +31,12 @@ def delete_documents(address: str, document_ids: list[str], origin: Origin) -> M
 
 
 delete_documents_task = as_task(delete_documents, "delete documents")
+
+
+def delete_matching(address: str, matching: Filter, origin: Origin) -> Manifest | None:
+    """Delete the documents that match a filter as one new version. Returns its manifest, or None when none did."""
+    index = Index.at(address)
+    return index.change(lambda base: change.delete_matching(index, base, matching, origin))
+
+
+delete_matching_task = as_task(delete_matching, "delete matching documents")

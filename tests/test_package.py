@@ -55,5 +55,7 @@ def test_an_installed_wheel_runs_from_any_folder(wheel: Path, tmp_path: Path) ->
         return done.stdout
 
     assert "Late-interaction search" in run(str(python.with_name("colonnade")), "--help")
-    where = run(str(python), "-c", "import flows.build_index, serving.app; print(flows.__path__, serving.__path__)")
+    where = run(
+        str(python), "-c", "import flows.build_index, serving.http.app; print(flows.__path__, serving.__path__)"
+    )
     assert where.count(str(tmp_path / "clean")) == 2

@@ -80,12 +80,19 @@ def test_a_source_of_bad_rows_alone_lists_them_and_fails(run: Run, tmp_path: Pat
     assert "2 of 2 rows set aside" in outcome.err
 
 
-def test_ids_to_delete_come_from_a_file_too(run: Run, source: Path, tmp_path: Path) -> None:
-    """One id a line."""
+def test_documents_to_delete_are_told_by_a_file_or_a_filter_too(run: Run, source: Path, tmp_path: Path) -> None:
+    """One id a line; or what the metadata says, where a column that is not there is a mistake."""
     run("build", source, tmp_path / "index")
     (tmp_path / "ids.txt").write_text("bees\n\n")
     assert run("delete", tmp_path / "index", "--ids-file", tmp_path / "ids.txt").code == 0
     assert Index.at(tmp_path / "index").current().documents == 1
+    later = '{"op": ">=", "column": "%s", "value": 2002}'
+    mistaken = run("delete", tmp_path / "index", "--where", later % "yaer")
+    assert (mistaken.code, "There is 'id', 'year'" in mistaken.err) == (3, True)
+    deleted = json.loads(run("delete", tmp_path / "index", "--where", later % "year", "--json").out)
+    assert (deleted["deleted"], deleted["seen"], deleted["version"]) == (1, 1, 3)
+    again = json.loads(run("delete", tmp_path / "index", "--where", later % "year", "--json").out)
+    assert (again["deleted"], again["version"]) == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +111,14 @@ def test_ids_to_delete_come_from_a_file_too(run: Run, source: Path, tmp_path: Pa
         (["verify", "nothing"], 4, "There is no index at"),
         (["doctor", "animals.csv"], 3, "is a file: an index lives in a directory"),
         (["delete", "nothing"], 3, "Name the documents to delete"),
+        (["delete", "nothing", "a", "--where", "{}"], 3, "Name the documents to delete"),
+        (["delete", "nothing", "--where", "year = 1"], 3, "filter: expected JSON such as"),
         (["serve", "nothing", "--host", "0.0.0.0"], 3, "add --insecure"),
+        (["serve", "nothing", "--keys", "animals.csv"], 4, "There is no index at"),
+        (["serve", "nothing", "--tls-key", "animals.csv"], 3, "give both, or neither"),
+        (["keys", "list", "none.json"], 3, "Make a key with: colonnade keys make none.json"),
+        (["keys", "make", "new.json", "--scope", "all"], 3, "--scope: name at least one of search, write, admin"),
+        (["keys", "make", "animals.csv"], 3, "animals.csv: not a file of keys"),
         (["search", "nothing"], 2, "Missing argument 'QUERY'"),
         (["search", "nothing", "query", "-k", "0"], 2, "Invalid value for '-k'"),
     ],
@@ -179,9 +193,23 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
     assert len(outcome.out.splitlines()) > 10
 
 
+def test_keys_are_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
+    """A key is printed once; the list shows whose it is and not the key."""
+    file = tmp_path / "keys.json"
+    made = json.loads(run("keys", "make", file, "--name", "page", "--json").out)
+    more = run("keys", "make", file, "--scope", "write", "--scope", "admin", "--days", 30).out.strip()
+    listed = json.loads(run("keys", "list", file, "--json").out)
+    assert [one["scopes"] for one in listed] == ["search", "write, admin"]
+    assert (listed[0]["name"], listed[0]["id"]) == ("page", made["id"])
+    assert not {made["key"], more} & set(file.read_text().split('"'))
+    assert run("keys", "revoke", file, made["id"]).code == 0
+    assert [one["id"] for one in json.loads(run("keys", "list", file, "--json").out)] == [listed[1]["id"]]
+    assert "has no key" in run("keys", "revoke", file, made["id"]).err
+
+
 def test_answering_never_loads_prefect() -> None:
     """`serve` and `search` start without the orchestration."""
-    code = "import sys, colonnade.cli, colonnade.server, serving.app; sys.exit('prefect' in sys.modules)"
+    code = "import sys, colonnade.cli, colonnade.server, serving.http.app; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -37,10 +37,11 @@ def test_every_flow_deploys_from_prefect_yaml_and_runs_on_a_worker(server: Prefe
     def source(name: str) -> dict[str, str]:
         return {"location": str(tmp_path / name)}
 
+    bees = {"op": "prefix", "column": "id", "value": "a"}
     runs = [
         _run(server, "build-index/on-demand", {"source": source("first.jsonl"), "index": str(index)}),
         _run(server, "add-documents/on-demand", {"source": source("second.jsonl"), "index": str(index)}),
-        _run(server, "delete-documents/on-demand", {"index": str(index), "ids": ["a"]}),
+        _run(server, "delete-documents/on-demand", {"index": str(index), "filter": bees}),
         _run(server, "compact-index/on-demand", {"index": str(index)}),
         _run(server, "collect-garbage/on-demand", {"index": str(index), "keep_versions": 1, "delete": True}),
     ]

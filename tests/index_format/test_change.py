@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from numpy.typing import NDArray
 
-from index_format.change import Origin, delete_matching
 from index_format.errors import CodebookChanged, CommitConflict, EncoderMismatch
 from index_format.index import Index
 from index_format.segment import SegmentReader, read_deletions
@@ -154,25 +152,6 @@ def test_deleting_what_is_not_there_makes_no_version(index: Index, recipe: Recip
     for ids in (("nobody",), ("a",), ()):
         assert delete(index, *ids) is None
     assert index.versions() == [1, 2]
-
-
-def test_documents_are_deleted_by_what_they_say(index: Index, recipe: Recipe) -> None:
-    """A predicate sees id, title, text and metadata of every live document, and of no other."""
-    add(index, recipe, FIRST)
-    add(index, recipe, {"d": "copper"})
-    delete(index, "a")
-    seen: list[object] = []
-
-    def is_copper(document: Mapping[str, object]) -> bool:
-        seen.append(document["id"])
-        return "copper" in str(document["text"])
-
-    published = index.change(lambda base: delete_matching(index, base, is_copper, Origin("delete")))
-    assert published is not None
-    assert published.commit.deleted == 2
-    assert seen == ["b", "c", "d"]
-    assert live_texts(index) == {"c": FIRST["c"]}
-    assert index.change(lambda base: delete_matching(index, base, is_copper, Origin("delete"))) is None
 
 
 def test_no_object_is_ever_changed_or_removed(index: Index, recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ from index_format.errors import EncoderMismatch, IndexCorrupt, IndexNotFound, St
 from index_format.index import Index
 from index_format.manifest import FileRef, Manifest
 from index_format.store import MemoryStore
+from serving.query import SearchQuery
 from serving.searcher import Refresher, Searcher
 from tests.serving.vectors import add_texts, make_recipe, random_documents, write_documents
 from tests.strategies import delete, publish
@@ -69,12 +70,12 @@ def _damage(index: Index, file: FileRef) -> bytes:
 
 
 def _found(searcher: Searcher, text: str = "What do bees make?") -> set[str]:
-    return {hit.document_id for hit in searcher.search(text, 10).hits}
+    return {hit.document_id for hit in searcher.search(SearchQuery(text)).hits}
 
 
 def test_an_answer_names_its_version_and_its_times(searcher: Searcher) -> None:
     """Hits come best first, from the version that the answer names."""
-    answer = searcher.search("What do bees make?", 2)
+    answer = searcher.search(SearchQuery("What do bees make?", k=2))
     assert answer.version == 1
     assert [hit.document_id for hit in answer.hits] == ["bees", "warm"]
     assert answer.encode_ms > 0
@@ -84,9 +85,9 @@ def test_an_answer_names_its_version_and_its_times(searcher: Searcher) -> None:
 def test_a_new_version_is_served_after_refresh(index: Index, searcher: Searcher, encoder: Encoder) -> None:
     """Not before, and the second refresh finds nothing new."""
     add_texts(index, encoder, SECOND)
-    assert (searcher.search("lava", 10).version, _found(searcher)) == (1, set(FIRST))
+    assert (searcher.search(SearchQuery("lava")).version, _found(searcher)) == (1, set(FIRST))
     assert searcher.refresh()
-    assert (searcher.search("lava", 10).version, _found(searcher)) == (2, {*FIRST, *SECOND})
+    assert (searcher.search(SearchQuery("lava")).version, _found(searcher)) == (2, {*FIRST, *SECOND})
     assert not searcher.refresh()
 
 
@@ -137,7 +138,7 @@ def test_a_version_with_a_damaged_file_is_set_aside(
     assert searcher.fault is not None
     assert searcher.fault.version == 2
     assert damaged.key in searcher.fault.reason
-    assert (searcher.search("lava", 10).version, _found(searcher)) == (1, set(FIRST))
+    assert (searcher.search(SearchQuery("lava")).version, _found(searcher)) == (1, set(FIRST))
 
     path = index.store.local_path(damaged.key)
     assert path is not None
@@ -218,7 +219,7 @@ def test_searching_during_swaps_never_fails_and_never_mixes_versions(tmp_path: P
     def ask() -> set[int]:
         seen = set()
         while not done.is_set():
-            answer = searcher.search("Which version?", 10)
+            answer = searcher.search(SearchQuery("Which version?"))
             assert {hit.text for hit in answer.hits} == {f"Version {answer.version} of {name}." for name in FIRST}
             seen.add(answer.version)
         return seen

@@ -31,5 +31,6 @@ TORTURES = {
     "kills": Torture("tests.torture.kills", count=1_000, smoke=15),
     "faults": Torture("tests.torture.faults", count=13_000, smoke=60),
     "power": Torture("tests.torture.power", count=5_000, smoke=60),
+    "requests": Torture("tests.torture.requests", count=100_000, smoke=300),
     "s3-faults": Torture("tests.torture.s3_faults", count=10_000, smoke=100),
 }

@@ -1,0 +1,61 @@
+"""The commands for API keys: a file of their hashes, which a running server follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from colonnade.options import Json
+
+app = typer.Typer(help="API keys of a server: make, list and revoke; a running server follows the file.")
+
+KeysFile = Annotated[Path, typer.Argument(metavar="FILE", help="The file that 'serve --keys' names")]
+
+
+@app.command()
+def make(
+    file: KeysFile,
+    name: Annotated[str, typer.Option(help="Whose key it is, for people")] = "",
+    scope: Annotated[
+        list[str], typer.Option(help="What it may do: search, write or admin; give the option again for more")
+    ] = ["search"],  # noqa: B006  # typer copies it
+    tenant: Annotated[str | None, typer.Option(help="The one tenant whose documents it sees")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="After how many days it ends  [default: never]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, this once: the file holds only its hash."""
+    from colonnade import terminal
+    from serving.keys import make_key, read_keys, write_keys
+
+    key, secret = make_key(name, scope, tenant, days)
+    write_keys(file, [*(read_keys(file) if file.exists() else []), key])
+    if as_json:
+        terminal.print_json({"id": key.id, "key": secret, "scopes": key.scopes, "tenant": key.tenant})
+    else:
+        terminal.out.print(secret, highlight=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_keys(file: KeysFile, as_json: Json = False) -> None:
+    """List the keys of a file; none of them can be told."""
+    from colonnade import terminal
+    from serving.keys import read_keys
+
+    terminal.print_rows([key.describe() for key in read_keys(file)], as_json)
+
+
+@app.command()
+def revoke(
+    file: KeysFile, key_id: Annotated[str, typer.Argument(metavar="ID", help="The id that 'keys list' shows")]
+) -> None:
+    """Revoke a key: within seconds no server that follows the file takes it."""
+    from index_format.errors import InputError
+    from serving.keys import read_keys, write_keys
+
+    keys = read_keys(file)
+    kept = [key for key in keys if key.id != key_id]
+    if len(kept) == len(keys):
+        raise InputError(f"{file} has no key {key_id}; it has {', '.join(key.id for key in keys)}.")
+    write_keys(file, kept)

@@ -1,0 +1,174 @@
+"""Queries that wait together are encoded together, without a timer: a worker takes what is there.
+
+One worker, because one query uses all cores. While it is busy others gather in a bounded queue; a server that is
+idle answers at once. Who comes when the queue is full, or so long that the deadline would pass, is refused before
+anything is spent. What has expired or was abandoned is dropped before it is encoded, and again before it is searched.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.metrics import Metrics
+
+Vectors = NDArray[np.float32]
+
+QUEUE_LIMIT = 256
+MOST_AT_ONCE = 32
+_REMEMBERED = 9  # batches whose median says how long a query takes: one that was held up says nothing
+
+
+class Overloaded(Exception):
+    """Nothing was done, for too many wait already. seconds: when it is worth another try."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("too many queries wait")
+        self.seconds = seconds
+
+
+class Expired(Exception):
+    """The deadline passed before the work began."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """Something that needs the vectors of a text, or has them: `work` makes the answer of vectors float32 [Q, D]."""
+
+    text: str | None
+    vectors: Vectors | None
+    work: Callable[[Vectors], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What `work` returned, and the milliseconds that the request spent: waiting, in the encoder, at work."""
+
+    value: Any
+    queue_ms: float
+    encode_ms: float
+    work_ms: float
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """An accepted ask. Times are of `time.monotonic`."""
+
+    ask: Ask
+    deadline: float
+    accepted_at: float
+    future: Future[Done] = field(default_factory=Future)
+    abandoned: bool = False  # set by whoever asked, and looked at before each step
+
+    def __post_init__(self) -> None:
+        self.future.set_running_or_notify_cancel()  # so that nobody cancels it under the worker
+
+    def is_due(self) -> bool:
+        """Whether somebody still waits for it; answers that it expired where it did."""
+        if self.abandoned:
+            return False
+        if time.monotonic() > self.deadline:
+            self.future.set_exception(Expired())
+            return False
+        return True
+
+
+class Batcher:
+    """The queue and its worker. `start` before the first `submit`; `stop` answers all that was accepted."""
+
+    def __init__(
+        self, encode: Callable[[Sequence[str]], list[Vectors]], metrics: Metrics, limit: int = QUEUE_LIMIT
+    ) -> None:
+        self._encode = encode
+        self._metrics = metrics
+        self._limit = limit
+        self._waiting: deque[Job] = deque()
+        self._at_work = 0
+        self._seconds_each = deque([0.0] * _REMEMBERED, _REMEMBERED)
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._worker = threading.Thread(target=self._run, name="colonnade-batcher", daemon=True)
+        metrics.queue_length.set_function(lambda: len(self._waiting))
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._worker.start()
+
+    def submit(self, asks: Sequence[Ask], deadline: float) -> list[Job]:
+        """Accept all of the asks or none. Raises Overloaded, at once."""
+        now = time.monotonic()
+        with self._changed:
+            ahead = len(self._waiting) + self._at_work
+            wait = ahead * sorted(self._seconds_each)[_REMEMBERED // 2]
+            if self._stopping or len(self._waiting) + len(asks) > self._limit or now + wait > deadline:
+                self._metrics.rejected.inc(len(asks))
+                raise Overloaded(wait)
+            jobs = [Job(ask, deadline, now) for ask in asks]
+            self._waiting.extend(jobs)
+            self._changed.notify()
+        return jobs
+
+    def stop(self) -> None:
+        """Accept nothing more, finish what was accepted, and end the worker."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._worker.join()
+
+    def _run(self) -> None:
+        while batch := self._take():
+            start = time.monotonic()
+            due = [job for job in batch if job.is_due()]
+            self._metrics.dropped.inc(len(batch) - len(due))
+            if due:
+                self._metrics.batch_queries.observe(len(due))
+                self._answer(due)
+                self._seconds_each.append((time.monotonic() - start) / len(due))
+            self._at_work = 0
+
+    def _take(self) -> list[Job]:
+        """What waits, up to a batch; nothing only when stopped with an empty queue."""
+        with self._changed:
+            while not self._waiting and not self._stopping:
+                self._changed.wait()
+            taken = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
+            self._at_work = len(taken)
+            return taken
+
+    def _answer(self, jobs: list[Job]) -> None:
+        begun = time.monotonic()
+        texts = [job.ask.text for job in jobs if job.ask.text is not None]
+        try:
+            encoded = iter(self._encode(texts) if texts else [])
+        except Exception as error:  # noqa: BLE001  # whoever asked is told
+            for job in jobs:
+                job.future.set_exception(error)
+            return
+        encode_ms = 1000 * (time.monotonic() - begun)
+        for job in jobs:
+            vectors = job.ask.vectors if job.ask.text is None else next(encoded)
+            assert vectors is not None
+            if job.is_due():
+                self._finish(job, vectors, 1000 * (begun - job.accepted_at), encode_ms)
+            else:
+                self._metrics.dropped.inc()
+            self._at_work -= 1
+
+    def _finish(self, job: Job, vectors: Vectors, queue_ms: float, encode_ms: float) -> None:
+        start = time.monotonic()
+        try:
+            value = job.ask.work(vectors)
+        except Exception as error:  # noqa: BLE001  # whoever asked is told
+            job.future.set_exception(error)
+            return
+        done = Done(value, queue_ms, encode_ms, 1000 * (time.monotonic() - start))
+        self._metrics.observe(done.queue_ms, done.encode_ms, done.work_ms)
+        job.future.set_result(done)

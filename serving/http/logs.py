@@ -1,0 +1,27 @@
+"""Logs as JSON, a line for each event on standard error. Neither texts of queries or documents nor keys are in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+
+
+class JsonLines(logging.Formatter):
+    """A record as one JSON object: when, how bad, where from, what; and the fields of a request's line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"at": at, "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
+        line |= getattr(record, "line", {})
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure() -> None:
+    """Write everything of Colonnade's from INFO on, and of others from WARNING on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("colonnade").setLevel(logging.INFO)

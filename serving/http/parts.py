@@ -1,0 +1,84 @@
+"""What the routes work with, put together once by `make_app`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from serving.batcher import Batcher
+from serving.metrics import Metrics
+from serving.searcher import Refresher, Searcher
+from serving.shadow import ShadowCheck
+
+DEADLINE_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Numbers that an operator may want otherwise.
+
+    refresh_seconds: how often a newer version is looked for. deadline_ms: how long a request may take, at most.
+    queue_limit: how many queries may wait. body_bytes, body_seconds: of one request. shadow_share: of the queries
+    whose recall is checked afterwards. tenant_column: the metadata column that tells whose a document is.
+    """
+
+    refresh_seconds: float = 1.0
+    deadline_ms: int = DEADLINE_MS
+    queue_limit: int = 256
+    body_bytes: int = 4 * 2**20
+    body_seconds: float = 10.0
+    shadow_share: float = 0.0
+    tenant_column: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """A document as a client gives it."""
+
+    id: str
+    text: str
+    title: str | None
+    metadata: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a change did. version: one that has it. rejected: documents that cannot be indexed, with their reasons."""
+
+    version: int
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    rejected: tuple[dict[str, object], ...] = ()
+
+
+class Writer(Protocol):
+    """Who changes the index: not this package, which only answers."""
+
+    def add(self, documents: list[NewDocument]) -> Written:
+        """Add documents, or replace those with their ids, as one new version."""
+        ...
+
+    def delete(self, ids: list[str]) -> Written:
+        """Delete documents by id, as one new version."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a running server. address: the index's, as the user typed it."""
+
+    searcher: Searcher
+    address: str
+    settings: Settings
+    metrics: Metrics
+    batcher: Batcher
+    refresher: Refresher
+    shadow: ShadowCheck
+    writer: Writer | None
+
+    def deadline(self, timeout_ms: int | None) -> float:
+        """The moment, of `time.monotonic`, at which a request that came now is worth nothing any more."""
+        return time.monotonic() + min(timeout_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000

@@ -1,0 +1,172 @@
+"""A route says which scope of key it needs; one that does not cannot be made.
+
+Here is the one way in, before anything of a request is read: the key, then the limits of its body. And the one way
+out: what is wrong becomes a refusal without a trace, and one line tells what was done, without any text of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
+
+from index_format.errors import ColonnadeError, InputError
+from index_format.filters import Comparison, Filter
+from serving.http.errors import Refusal, from_http, from_validation, try_again
+from serving.http.parts import Settings
+from serving.keys import Key, KeyRing
+from serving.metrics import Metrics
+
+Scope = Literal["search", "write", "admin", "none"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+_SCOPE = "x-scope"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_log = logging.getLogger("colonnade.http")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What every request passes. ring: None where no keys are asked for."""
+
+    ring: KeyRing | None
+    metrics: Metrics
+    settings: Settings
+
+    def admit(self, request: Request, scope: Scope) -> Key | None:
+        """The key that a request came with, where one is needed. Raises Refusal."""
+        if scope == "none" or self.ring is None:
+            return None
+        kind, _, secret = request.headers.get("authorization", "").partition(" ")
+        key = self.ring.find(secret.strip()) if kind.lower() == "bearer" and secret else None
+        if key is None:
+            message = "A key is needed, as 'Authorization: Bearer KEY'; this request had none that is valid."
+            raise Refusal(401, "unauthorized", message, WWW_Authenticate="Bearer")
+        if scope not in key.scopes:
+            raise Refusal(403, "forbidden", f"This needs a key with the scope {scope}; yours has {key.scopes}.")
+        if key.tenant is not None and self.settings.tenant_column is None:
+            raise Refusal(403, "no_tenants", "This key is a tenant's, and this server holds no tenants apart.")
+        return key
+
+    def tenant(self, key: Key | None) -> Filter | None:
+        """What the documents of a key's tenant match; None for a key that sees all."""
+        if key is None or key.tenant is None:
+            return None
+        assert self.settings.tenant_column is not None
+        return Comparison(op="==", column=self.settings.tenant_column, value=key.tenant)
+
+
+def needs(scope: Scope) -> dict[str, Any]:
+    """What a route passes as `openapi_extra`, so that its scope stands in the description of the API, too."""
+    return {_SCOPE: scope}
+
+
+def tenant_of(request: Request) -> Filter | None:
+    """The filter that whatever this request finds must match."""
+    matching: Filter | None = request.state.tenant
+    return matching
+
+
+class ScopedRoute(APIRoute):
+    """A route with a declared scope."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **settings: Any) -> None:
+        scope = (settings.get("openapi_extra") or {}).get(_SCOPE)
+        if scope not in SCOPES:
+            raise TypeError(f"route {path}: declare its scope, openapi_extra=needs(...) with one of {SCOPES}.")
+        self.needed_scope: Scope = scope
+        super().__init__(path, endpoint, **settings)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            gate: Gate = request.app.state.gate
+            start = time.perf_counter()
+            request.state.told = {}
+            try:
+                request.state.key = key = gate.admit(request, self.needed_scope)
+                request.state.tenant = gate.tenant(key)
+                receive = bounded(request.receive, request, gate.settings)
+                response = await answer(Request(request.scope, receive))
+            except Exception as error:  # noqa: BLE001  # whatever it is, the client gets no trace of it
+                response = self._refusal(error, request, gate.metrics).response()
+            self._tell(request, response, gate.metrics, time.perf_counter() - start)
+            return response
+
+        return handle
+
+    def _refusal(self, error: Exception, request: Request, metrics: Metrics) -> Refusal:
+        match error:
+            case Refusal():
+                return error
+            case RequestValidationError():
+                return from_validation(error)
+            case HTTPException():
+                return from_http(error)
+            case InputError():  # what only the index at hand can judge: a filter's columns, a text's length
+                return Refusal(422, "invalid_request", str(error))
+        metrics.faults.labels(self.path).inc()
+        log_fault(error, f"{request.method} {self.path}")
+        if isinstance(error, ColonnadeError):
+            return try_again("storage", "The index could not be read; the log of the server says why.", 5)
+        return Refusal(500, "internal", "A fault in the server; its log says where.")
+
+    def _tell(self, request: Request, response: Response, metrics: Metrics, seconds: float) -> None:
+        metrics.http.labels(self.path).observe(seconds)
+        metrics.responses.labels(self.path, response.status_code).inc()
+        if self.needed_scope == "none":
+            return
+        given = request.headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        response.headers["X-Request-Id"] = request_id
+        key: Key | None = getattr(request.state, "key", None)
+        line = {"request_id": request_id, "route": self.path, "status": response.status_code}
+        line |= {"key": key.id if key else None, **request.state.told, "total_ms": round(1000 * seconds, 3)}
+        _log.info("request", extra={"line": line})
+
+
+def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
+    """The same body, unless it is larger or takes longer to come than is allowed."""
+    most, seconds = settings.body_bytes, settings.body_seconds
+    too_large = Refusal(413, "too_large", f"The body may have {most} bytes at most. Send less at a time.")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most:
+        raise too_large
+    read, complete, until = 0, False, time.monotonic() + seconds
+
+    async def next_message() -> Message:
+        nonlocal read, complete
+        if complete:
+            return await receive()
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
+            raise Refusal(408, "too_slow", f"The body did not come within {seconds:g} seconds.") from None
+        read += len(message.get("body", b""))
+        complete = not message.get("more_body", False)
+        if read > most:
+            raise too_large
+        return message
+
+    return next_message
+
+
+def log_fault(error: BaseException, where: str) -> None:
+    """The kind and the place of an unexpected error; never its message, which may quote a query or a document."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = " < ".join(f"{frame.name}:{frame.lineno} of {frame.filename.rpartition('/')[2]}" for frame in frames[::-1])
+    _log.error("%s failed with %s at %s", where, type(error).__name__, places)

@@ -1,0 +1,111 @@
+"""Routes that answer questions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from numpy.typing import NDArray
+
+from serving.batcher import Ask, Done
+from serving.http.parts import Parts
+from serving.http.routes import needs, tenant_of
+from serving.http.schemas import (
+    Answered,
+    BatchAnswered,
+    BatchSearchRequest,
+    Encoded,
+    EncodeRequest,
+    HitField,
+    Question,
+    SearchRequest,
+    as_query,
+)
+from serving.http.waiting import answers, wanted_snapshot
+from serving.search import Hit
+from serving.searcher import Answer
+from serving.snapshot import Snapshot
+
+_HIT = tuple(Hit.__dataclass_fields__)
+_OPTIONAL = {"title", "text", "metadata"}
+
+
+def add_routes(app: FastAPI, parts: Parts) -> None:
+    """Search, several at once, and encode."""
+
+    @app.post("/v1/search", openapi_extra=needs("search"), response_model=Answered)
+    async def search(body: SearchRequest, request: Request) -> Response:
+        """The best passages for a text, or for its token vectors."""
+        deadline = parts.deadline(body.timeout_ms)
+        snapshot = await wanted_snapshot(parts, body, deadline)
+        (done,) = await answers(parts, request, [_ask(parts, body, snapshot, request)], deadline)
+        answer: Answer = done.value
+        told = {"version": answer.version, "k": body.k, "recall": body.recall, "scored": answer.scored}
+        request.state.told = {**told, "hits": len(answer.hits), **_times(done)}
+        return as_json(_answered(body, done))
+
+    @app.post("/v1/batch-search", openapi_extra=needs("search"), response_model=BatchAnswered)
+    async def batch_search(body: BatchSearchRequest, request: Request) -> Response:
+        """Several questions; all answers come from one version."""
+        deadline = parts.deadline(body.timeout_ms)
+        snapshot = await wanted_snapshot(parts, body, deadline)
+        asks = [_ask(parts, one, snapshot, request) for one in body.queries]
+        done = await answers(parts, request, asks, deadline)
+        request.state.told = {"version": snapshot.version, "queries": len(asks)}
+        answered = [_answered(*pair) for pair in zip(body.queries, done, strict=True)]
+        return as_json({"version": snapshot.version, "answers": answered})
+
+    @app.post("/v1/encode", openapi_extra=needs("search"), response_model=Encoded)
+    async def encode(body: EncodeRequest, request: Request) -> Response:
+        """The token vectors of queries, as /v1/search takes them."""
+        asks = [Ask(text, None, _as_list) for text in body.texts]
+        done = await answers(parts, request, asks, parts.deadline(body.timeout_ms))
+        request.state.told = {"queries": len(asks), **_times(done[0])}
+        encoder = parts.searcher.snapshot.manifest.encoder
+        return as_json({"encoder": encoder.name, "dim": encoder.dim, "vectors": [one.value for one in done]})
+
+
+def _ask(parts: Parts, asked: Question, snapshot: Snapshot, request: Request) -> Ask:
+    query = as_query(asked, snapshot.manifest.encoder.dim, tenant_of(request))
+
+    def work(vectors: NDArray[np.float32]) -> Answer:
+        answer = parts.searcher.answer(query, vectors, snapshot)
+        parts.shadow.offer(snapshot, query, vectors, answer)
+        return answer
+
+    return Ask(query.text, query.vectors, work)
+
+
+def _as_list(vectors: NDArray[np.float32]) -> Any:
+    return vectors.tolist()
+
+
+def _answered(asked: Question, done: Done) -> dict[str, Any]:
+    answer: Answer = done.value
+    return {
+        "version": answer.version,
+        "hits": _hits(answer.hits, asked.fields),
+        "recall": answer.recall,
+        "scored": answer.scored,
+        **_times(done),
+        "explanation": answer.explanation,
+    }
+
+
+def _hits(hits: list[Hit], fields: list[HitField] | None) -> Any:
+    if fields is None:
+        return hits
+    names = [name for name in _HIT if name not in _OPTIONAL or name in fields]
+    return [{name: getattr(hit, name) for name in names} for hit in hits]
+
+
+def _times(done: Done) -> dict[str, float]:
+    spent = {"queue_ms": done.queue_ms, "encode_ms": done.encode_ms, "search_ms": done.work_ms}
+    return {name: round(milliseconds, 3) for name, milliseconds in spent.items()}
+
+
+def as_json(body: Any) -> Response:
+    """An answer as JSON; values of metadata that JSON does not know go as text."""
+    return Response(msgspec.json.encode(body, enc_hook=str), media_type="application/json")

@@ -1,0 +1,65 @@
+"""What a server tells Prometheus. Each server has a registry of its own; seconds and bytes are the units."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
+
+
+class Metrics:
+    """All series of one server. Where a number is read from its owner, the owner hands in a function."""
+
+    def __init__(self) -> None:
+        self.registry = own = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=own)
+        self.stage = Histogram(
+            "colonnade_stage_seconds",
+            "Time of a query by stage: queue, encode (its whole batch), search",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=own,
+        )
+        self.http = Histogram("colonnade_http_seconds", "Time of a request", ["route"], buckets=_SECONDS, registry=own)
+        self.responses = Counter("colonnade_http_responses", "Answers by status", ["route", "status"], registry=own)
+        self.queue_length = Gauge("colonnade_queue_length", "Queries that wait", registry=own)
+        self.batch_queries = Histogram(
+            "colonnade_batch_queries", "Queries encoded together", buckets=(1, 2, 4, 8, 16, 32), registry=own
+        )
+        self.rejected = Counter("colonnade_rejected_queries", "Queries refused because too many wait", registry=own)
+        self.dropped = Counter(
+            "colonnade_dropped_queries", "Queries dropped unanswered: expired, or the client went away", registry=own
+        )
+        self.version = Gauge("colonnade_version", "The version that is served", registry=own)
+        self.documents = Gauge("colonnade_documents", "Documents that are served", registry=own)
+        self.passages = Gauge("colonnade_passages", "Passages that are served", registry=own)
+        self.swaps = Counter("colonnade_swaps", "New versions swapped in", registry=own)
+        self.lag = Gauge(
+            "colonnade_lag_seconds", "From the commit of the served version until it was served", registry=own
+        )
+        self.set_aside = Gauge("colonnade_version_set_aside", "1 while a newer version cannot be served", registry=own)
+        self.faults = Counter("colonnade_faults", "Unexpected errors, by where they were met", ["where"], registry=own)
+        self.index_bytes = Gauge("colonnade_index_bytes", "Bytes of the served version's files", registry=own)
+        self.gpu_bytes = Gauge("colonnade_gpu_bytes", "GPU memory that the encoder holds", registry=own)
+        self.shadow_recall = Histogram(
+            "colonnade_shadow_recall",
+            "Share of the exact best k that sampled answers had",
+            buckets=(*_SHARES, 1.0),
+            registry=own,
+        )
+        for stage in ("queue", "encode", "search"):
+            self.stage.labels(stage)
+
+    def observe(self, queue_ms: float, encode_ms: float, search_ms: float) -> None:
+        """One query's time by stage."""
+        for stage, spent in (("queue", queue_ms), ("encode", encode_ms), ("search", search_ms)):
+            self.stage.labels(stage).observe(spent / 1000)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self.registry)

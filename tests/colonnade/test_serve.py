@@ -1,0 +1,90 @@
+"""`colonnade serve` as a process: TLS, keys, logs, and SIGTERM under load."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import json
+import re
+import signal
+import ssl
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from colonnade.client import Client, Refused
+from encoding.encoder import load_encoder
+from index_format.index import Index
+from serving.keys import make_key, write_keys
+from tests.serving.vectors import add_texts
+
+COLONNADE = str(Path(sys.executable).with_name("colonnade"))
+CANARY = "canary in a coal mine"
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "colonnade")])
+    now = dt.datetime.now(dt.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + dt.timedelta(days=1))
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = builder.add_extension(here, critical=False).sign(key, hashes.SHA256())
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@pytest.mark.slow
+def test_a_server_for_others_has_keys_tls_quiet_logs_and_ends_in_order(tmp_path: Path) -> None:
+    """On all addresses; told to stop while four clients ask, it answers what it took and ends with code 0."""
+    add_texts(Index.at(tmp_path / "index"), load_encoder("embedded"), {"bees": "Bees make honey."})
+    key, secret = make_key("us", ["search", "admin"])
+    write_keys(tmp_path / "keys.json", [key])
+    certificate, private = _certificate(tmp_path)
+    command = [COLONNADE, "serve", tmp_path / "index", "--host", "0.0.0.0", "--port", "0"]
+    command += ["--keys", tmp_path / "keys.json", "--tls-certificate", certificate, "--tls-key", private]
+    pipes = {"stdout": subprocess.PIPE, "stderr": (tmp_path / "log").open("w"), "text": True}
+    process = subprocess.Popen([str(one) for one in command], **pipes)  # type: ignore[call-overload]
+    try:
+        assert process.stdout is not None
+        told = re.search(r"https://0\.0\.0\.0:(\d+)", process.stdout.readline())
+        assert told is not None
+        address, trusted = f"https://127.0.0.1:{told.group(1)}", ssl.create_default_context(cafile=certificate)
+        with Client(address, key=secret, verify=trusted, attempts=20) as client:
+            assert client.search(CANARY).hits[0].document_id == "bees"
+        with Client(address, verify=trusted, attempts=1) as nobody, pytest.raises(Refused, match="unauthorized"):
+            nobody.search(CANARY)
+
+        def load() -> int:
+            answered = 0
+            header = {"Authorization": f"Bearer {secret}"}
+            with httpx.Client(base_url=address, headers=header, verify=trusted, timeout=30) as asking:
+                while True:
+                    try:
+                        asking.post("/v1/search", json={"query": f"{CANARY} {answered}"}).raise_for_status()
+                    except httpx.ConnectError:  # it listens no more
+                        return answered
+                    answered += 1
+                    if answered == 3:
+                        process.send_signal(signal.SIGTERM)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert min(pool.map(lambda _: load(), range(4))) >= 0
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert {line["status"] for line in lines if line["event"] == "request"} == {200, 401}
+    assert CANARY not in (tmp_path / "log").read_text()
+    assert secret not in (tmp_path / "log").read_text()

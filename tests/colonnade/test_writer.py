@@ -1,0 +1,79 @@
+"""Documents added and deleted over HTTP, by the steps that the flows run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from colonnade.client import Client, Refused
+from colonnade.writer import IndexWriter
+from encoding.encoder import load_encoder
+from index_format.index import Index
+from index_format.store import open_store
+from index_format.verify import verify
+from serving.http.app import make_app
+from serving.searcher import Searcher
+from tests.serving.running import running
+from tests.serving.vectors import add_texts
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """An index of one document."""
+    index = Index.at(tmp_path_factory.mktemp("writer") / "index")
+    add_texts(index, load_encoder("embedded"), {"bees": "Bees make honey."}, legs=6)
+    return index
+
+
+@pytest.fixture(scope="module")
+def client(place: Index) -> Iterator[Client]:
+    """Of a server that was started with --writable."""
+    index = Index.at(place.address)
+    app = make_app(Searcher(index, load_encoder("embedded")), "i", writer=IndexWriter(index.address, None))
+    with running(app) as address, Client(address, attempts=1) as asking:
+        yield asking
+
+
+def test_what_was_written_is_read_at_once(client: Client, place: Index) -> None:
+    """The answer names the version that has it; equal documents are unchanged, changed ones replaced."""
+    cats = {"id": "cats", "title": "Cats", "text": "Cats sleep all day.", "metadata": {"legs": 4}}
+    added = client.add([cats, {"id": "bees", "text": "Bees sting."}, {"id": " ", "text": "no id"}])
+    assert (added.version, added.added, added.changed) == (2, 1, 1)
+    assert added.rejected == [{"id": " ", "reason": "the id is missing"}]
+    found = client.search("Who sleeps?", k=1, min_version=added.version)
+    assert (found.version, found.hits[0].document_id, found.hits[0].title) == (2, "cats", "Cats")
+    assert found.hits[0].metadata is not None
+    assert found.hits[0].metadata["legs"] == 4
+
+    again = client.add([cats])
+    assert (again.version, again.unchanged, again.added) == (2, 1, 0)
+
+    deleted = client.delete(["cats", "dogs"])
+    assert (deleted.version, deleted.deleted, deleted.unchanged) == (3, 1, 1)
+    left = client.search("Who sleeps?", min_version=3)
+    assert [hit.document_id for hit in left.hits] == ["bees"]
+
+    assert list(verify(open_store(place.address), [3])) == []
+    assert not place.store.list("staging/")
+    assert not place.store.list("receipts/")
+
+
+def test_documents_that_are_none_are_refused(client: Client, place: Index) -> None:
+    """The field is named, and nothing is written."""
+    before = place.current().version
+    for document, field in (({"id": "a"}, "text"), ({"text": "b"}, "id"), ({"id": "a", "text": "b", "x": 1}, "x")):
+        with pytest.raises(Refused, match=rf"documents\.0\.{field}"):
+            client.add([document])
+    with pytest.raises(Refused, match="no column may be called text"):
+        client.add([{"id": "a", "text": "b", "metadata": {"text": "c"}}])
+    assert place.current().version == before
+
+
+def test_a_server_that_only_reads_has_no_way_to_write(place: Index) -> None:
+    """Neither the routes nor their description."""
+    with running(make_app(Searcher(Index.at(place.address), load_encoder("embedded")), "i")) as address:
+        assert httpx.post(f"{address}/v1/documents", json={"documents": []}, timeout=30).status_code == 404
+        assert "/v1/documents" not in json.loads(httpx.get(f"{address}/openapi.json", timeout=30).text)["paths"]
