@@ -35,7 +35,7 @@ Where = Annotated[
 ]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"],
-    typer.Option("--device", help="What scores passages; auto takes a GPU if there is one that torch can use"),
+    typer.Option("--device", help="What scores passages; auto takes a GPU if torch and Triton can use one"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
 ListRejected = Annotated[bool, typer.Option(help="List the rows that were set aside, with their reasons")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
 from index_format.errors import InputError
@@ -14,14 +15,24 @@ def choose_device(choice: DeviceChoice) -> Device:
     """The device that a choice means here. Raises InputError when a GPU is asked for and cannot be used."""
     if choice == "cpu":
         return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
+    missing = _missing()
+    if missing is None:
         return "cuda"
     if choice == "auto":
         return "cpu"
-    raise InputError(
-        "device cuda: torch finds no GPU here "
-        f"(torch {torch.__version__}, built for CUDA {torch.version.cuda or 'no'}). Use --device cpu, or install a "
-        "torch that is built for the GPU's driver."
-    )
+    raise InputError(f"device cuda: {missing} Or use --device cpu.")
+
+
+def _missing() -> str | None:
+    """What a GPU would need that is not here, and how to get it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        return (
+            f"torch finds no GPU here (torch {torch.__version__} is built {built}). "
+            "Install a torch that is built for the GPU's driver."
+        )
+    if find_spec("triton") is None:
+        return "Triton is not installed. Install it with: pip install 'colonnade[gpu]'."
+    return None

@@ -14,7 +14,7 @@ from serving.gpu.resident import Resident
 EXACT = {"enable_fp_fusion": False}
 """For every launch: a fused multiply-add rounds once where SPEC §6.2 asks for two roundings."""
 
-SLAB = 1 << 20  # passages whose parts are held at once: 128 MiB for 32 query vectors
+SLAB = 1 << 18  # passages whose parts are held at once: 32 MiB for 32 query vectors, which stay in the L2 cache
 _LONGEST_TILE = 64
 _SHORTEST_TILE = 16
 _PASSAGES = 256  # of one program that only adds or counts
@@ -117,12 +117,14 @@ def approximate(resident: Resident, lanes: list[LanesOnDevice], found: Tensor, r
     values = [_centroid_values(resident, own) for own in lanes]
     greatest = [one.amax(dim=0) for one in values]
     reach = torch.stack([(top - own.means).amax() for top, own in zip(greatest, lanes, strict=True)]).amax()
-    # The division as on a processor: in float64, then rounded.
-    step = torch.where(reach > 0, kernels.TABLE_TOP.value / reach.double(), 0.0).float()
+    # The division as on a processor: in float64, then rounded. A number over a tensor would be a reciprocal, and
+    # torch.where with a number a copy from the host, which no graph takes.
+    step = torch.full_like(reach, kernels.TABLE_TOP.value, dtype=torch.float64).div(reach.double()).float()
+    step = step.masked_fill(reach <= 0, 0.0)
     for number, (own, value, top) in enumerate(zip(lanes, values, greatest, strict=True)):
         table = torch.empty(value.shape, dtype=torch.uint8, device=resident.device)
         kernels.round_table[(-(-len(value) // _CENTROIDS),)](
-            len(value), value, top - reach, torch.where(own.scales > 0, step, 0.0), table,
+            len(value), value, top - reach, step.expand_as(top).masked_fill(own.scales <= 0, 0.0), table,
             VECTORS=own.vectors, CENTROIDS=_CENTROIDS, **EXACT,
         )  # fmt: skip
         kernels.scan[(min(resident.passages, 2 * _programs(resident.device)),)](

@@ -208,6 +208,19 @@ def test_codes_that_do_not_fit_stay_in_host_memory_and_score_the_same(snapshot: 
     assert [scorer.exhaustive_bytes[recall] for recall in ("fast", "balanced", "exact")] == [0, 0, np.inf]
 
 
+def test_scores_do_not_depend_on_how_many_passages_a_launch_takes(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index of more passages than one launch takes, in several; more query vectors than one takes, too."""
+    monkeypatch.setattr("serving.gpu.launches.SLAB", 7)
+    query, found = _query(16, 70), snapshot.live & (np.arange(30) % 6 != 2)
+    expected = _by_definition(query, snapshot)
+    best = _scorer(snapshot).prepare(query, found).best(30)
+    np.testing.assert_array_equal(best.passages, np.flatnonzero(found))
+    np.testing.assert_array_equal(best.scores, expected[found])
+    np.testing.assert_array_equal(_maxsim(snapshot, query), expected)
+
+
 def test_where_nothing_may_be_found_nothing_is(snapshot: Snapshot) -> None:
     """By neither stage."""
     scorer = _scorer(snapshot).prepare(_query(16), np.zeros(30, bool))
