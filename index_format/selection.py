@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Literal
 
 import numpy as np
@@ -156,11 +156,15 @@ def _matches(leaf: Leaf, values: pa.Array) -> Mask:
             ends: list[tuple[Operator, Value | None]] = [(">=", leaf.least), ("<=", leaf.most)]
             return reduce(operator.and_, (_compare(values, op, end) for op, end in ends if end is not None))
         case Membership():
-            operands = [_operand(_kind(values.type), value) for value in leaf.values]
-            fitting = [one for one in operands if _fits(values.type, one)]
-            return _mask(pc.is_in(values, value_set=_as_array(fitting, values.type)))
+            return _mask(pc.is_in(values, value_set=_wanted(leaf.values, values.type)))
         case Prefix():
             return _mask(pc.starts_with(values, leaf.value))
+
+
+@lru_cache(maxsize=8)  # the same for every segment, and it may be long
+def _wanted(values: tuple[Value, ...], kind: pa.DataType) -> pa.Array:
+    operands = [_operand(_kind(kind), value) for value in values]
+    return _as_array([one for one in operands if _fits(kind, one)], kind)
 
 
 def _compare(values: pa.Array, op: Operator, value: Value) -> Mask:

@@ -149,13 +149,13 @@ class Encoded(BaseModel):
 
 
 class IndexDescription(BaseModel):
-    """What is being served."""
+    """What is being served. A key of one tenant is not told how many documents all of them have."""
 
     index: str
     version: int
     published_at: str
-    documents: int
-    passages: int
+    documents: int | None
+    passages: int | None
     segments: int
     encoder: str
     dim: int
@@ -169,8 +169,8 @@ class VersionDescription(BaseModel):
     version: int
     created_at: str
     operation: str
-    documents: int
-    passages: int
+    documents: int | None
+    passages: int | None
     tags: list[str]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -349,3 +350,15 @@ def test_documents_are_deleted_by_a_filter(tmp_path: Path) -> None:
     published = index.change(lambda base: delete_matching(index, base, everything, Origin("delete")))
     assert published is not None
     assert (published.commit.deleted, published.documents) == (2, 0)
+
+
+def test_every_filter_of_the_documentation_is_one(tmp_path: Path) -> None:
+    """Each form of docs/filters.md is read, and fits the columns that the document speaks of."""
+    text = (Path(__file__).parents[2] / "docs" / "filters.md").read_text(encoding="utf-8")
+    forms = re.findall(r"^\| `(\{.*?\})` \|", text, flags=re.MULTILINE)
+    forms += re.findall(r"--where '(\{.*\})'", text)
+    forms += [json.dumps(json.loads(block)["filter"]) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    assert len(forms) == 10
+    types = pa.struct([("legs", pa.int64()), ("home", pa.string()), ("wild", pa.bool_()), ("seen", pa.date32())])
+    index = _index(tmp_path, ([{"legs": 6, "home": "hive", "wild": True, "seen": date(2026, 3, 1)}], types))
+    assert [len(_found(index, form)) for form in forms] == [1, 1, 1, 0, 0, 1, 1, 1, 0, 1]

@@ -16,7 +16,7 @@ import serving.http.app
 from encoding.encoder import Encoder
 from index_format.index import Index
 from serving.http.app import make_app
-from serving.http.pages import PAGE
+from serving.http.pages import STATIC
 from serving.http.schemas import MAX_QUERY_CHARACTERS
 from serving.search import MAX_K
 from serving.searcher import Searcher
@@ -197,18 +197,22 @@ def test_the_api_describes_itself_without_the_internet(client: TestClient) -> No
 
 
 def test_the_page_is_served_and_loads_nothing_from_elsewhere(client: TestClient) -> None:
-    """No address of another host stands in it, and no file beside it."""
+    """No address of another host stands in it, and its policy lets the browser ask none."""
     response = client.get("/")
     assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert response.text == PAGE.read_text(encoding="utf-8")
-    assert not re.findall(r"https?:|wss?:|[\"'(=]\s*//|@import|url\(|<script[^>]+src|stylesheet", response.text)
-    assert re.findall(r"(?:src|href)=\"([^\"]*)\"", response.text) == ["data:,"]
+    assert re.findall(r"(?:src|href)=\"([^\"]*)\"", response.text) == ["data:,", "page.css", "page.js", "docs"]
+    for path, kind in (("/", "html"), ("/page.css", "css"), ("/page.js", "javascript")):
+        response = client.get(path)
+        assert kind in response.headers["content-type"]
+        assert "default-src 'none'; script-src 'self'" in response.headers["content-security-policy"]
+        assert not re.findall(r"https?:|wss?:|[\"'(=]\s*//|@import|url\(|\son[a-z]+=\"|<style", response.text)
 
 
 def test_the_page_never_reads_a_document_as_html() -> None:
     """Documents are not trusted: text goes in as text."""
-    page = PAGE.read_text(encoding="utf-8")
-    assert not re.findall(r"\.(?:inner|outer)HTML|insertAdjacentHTML|document\.write|eval\(|DOMParser|srcdoc", page)
+    for file in STATIC.iterdir():
+        found = r"\.(?:inner|outer)HTML|insertAdjacentHTML|document\.write|eval\(|DOMParser|srcdoc"
+        assert not re.findall(found, file.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("path", ["/", "/openapi.json", "/v1/index", "/nothing"])

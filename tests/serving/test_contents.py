@@ -98,7 +98,10 @@ def test_explanations_are_for_few_hits(client: TestClient) -> None:
     """And none unless asked for."""
     refused = client.post("/v1/search", json={"query": "honey", "k": 101, "explain": True})
     assert (refused.status_code, "at most 100 hits" in refused.text) == (422, True)
-    assert client.post("/v1/search", json={"query": "honey"}).json()["explanation"] is None
+    two = [{"query": "honey", "k": 60, "explain": True}] * 2
+    refused = client.post("/v1/batch-search", json={"queries": two})
+    assert (refused.status_code, "at most 100 hits" in refused.text) == (422, True)
+    assert client.post("/v1/search", json={"query": "honey"}).json().get("explanation") is None
 
 
 def test_the_columns_say_what_filters_may_name(client: TestClient) -> None:

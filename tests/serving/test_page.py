@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import json
 import threading
+import urllib.parse
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import uvicorn
 
-from encoding.checkpoint import EMBEDDED
-from encoding.encoder import load_encoder
-from flows.build_index import build_index
-from flows.parameters import BuildParameters
+from encoding.encoder import Encoder
 from index_format.index import Index
 from serving.http.app import make_app
+from serving.keys import KeyRing, make_key, write_keys
 from serving.searcher import Searcher
-from tasks.rows import Source
+from tests.browser import CHROMIUM, Page, browser
+from tests.serving.vectors import add_texts
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--virtual-time-budget=8000",
-]
+HOSTILE = "Bees make honey 🐝 in hives. <script>document.title=1</script><img src=x onerror='document.title=2'>"
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
 
 
-@pytest.fixture
-def address(prefect_here, tmp_path: Path) -> Iterator[str]:
-    """A server over two documents, one of them hostile."""
-    (tmp_path / "docs.jsonl").write_text(
-        '{"id": "bees", "title": "On <b>bees</b>", "text": "Bees make honey. <script>document.title=1</script>"}\n'
-        '{"id": "cats", "text": "Cats sleep all day."}\n'
-    )
-    source = Source(location=str(tmp_path / "docs.jsonl"))
-    build_index(BuildParameters(source=source, index=str(tmp_path / "index")))
-    index = Index.at(tmp_path / "index")
-    app = make_app(Searcher(index, load_encoder(EMBEDDED)), index.address)
+@pytest.fixture(scope="module")
+def searcher(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Searcher:
+    """Four documents, one of them hostile."""
+    index = Index.at(tmp_path_factory.mktemp("page") / "index")
+    add_texts(index, encoder, {"<b>bees</b>": HOSTILE}, legs=6, home="<i>hive</i>", wild=True)
+    add_texts(index, encoder, {"cats": "Cats sleep all day.", "dogs": "Dogs bark."}, legs=4, home="house", wild=False)
+    add_texts(index, encoder, {"stones": "Stones make no honey and no noise."})
+    return Searcher(index, encoder)
+
+
+@contextmanager
+def serving(searcher: Searcher, keys: KeyRing | None = None) -> Iterator[str]:
+    """The address of a running server."""
+    app = make_app(searcher, "the index", keys=keys)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -57,21 +49,154 @@ def address(prefect_here, tmp_path: Path) -> Iterator[str]:
     thread.join(10)
 
 
-def open_page(address: str, profile: Path) -> str:
-    """The page's document after its script has run."""
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--dump-dom", address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
+@pytest.fixture(scope="module")
+def address(searcher: Searcher) -> Iterator[str]:
+    """A server that asks for no key."""
+    with serving(searcher) as running:
+        yield running
 
 
-def test_the_page_describes_the_index(address: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """One browser for all tests; each opens what it needs."""
+    with browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+def _ask(page: Page, address: str, query: str, **more: str) -> None:
+    page.open(f"{address}/?{urllib.parse.urlencode({'q': query, **more})}")
+    page.wait_for("document.querySelectorAll('#hits li').length > 0 && document.readyState == 'complete'")
+
+
+def _headings(page: Page) -> list[str]:
+    return list(page.value("[...document.querySelectorAll('#hits h2')].map((one) => one.textContent)"))
+
+
+def _matched(page: Page) -> list[str]:
+    """The marks that the word at hand lights up, in the first hit."""
+    return list(
+        page.value("[...document.querySelectorAll('#hits li:first-child mark.matched')].map((m) => m.textContent)")
+    )
+
+
+def test_the_page_describes_the_index(page: Page, address: str) -> None:
     """Before any question it says what can be asked of."""
-    assert "2 documents, 2 passages, version 1" in open_page(address, tmp_path / "profile")
+    page.open(address)
+    page.wait_for("document.getElementById('status').textContent.includes('4 documents, 4 passages, version 3')")
 
 
-def test_the_page_shows_hits_as_text_and_never_as_markup(address: str, tmp_path: Path) -> None:
+def test_hits_are_shown_as_text_and_never_as_markup(page: Page, address: str) -> None:
     """A question in the address is asked at once; what documents contain is shown, not run."""
-    page = open_page(f"{address}/?q=who+makes+honey", tmp_path / "profile")
-    assert "2 passages from version 1" in page
-    assert "1. On &lt;b&gt;bees&lt;/b&gt;" in page
-    assert "Bees make honey. &lt;script&gt;" in page
-    assert "<title>Colonnade</title>" in page
+    _ask(page, address, "Who makes honey?")
+    text = page.text()
+    assert "4 passages from version 3 · waited " in text
+    assert "4 scored" in text
+    assert HOSTILE in text
+    assert "home: <i>hive</i>" in text
+    assert _headings(page)[0] == "1. <b>bees</b>"
+    assert page.value("document.title") == "Colonnade"
+    assert page.value("document.querySelectorAll('#hits script, #hits img, #hits i').length") == 0
+
+
+def test_words_are_shaded_by_what_they_weigh(page: Page, address: str) -> None:
+    """The word that was asked for is darker than the one that hardly matters, and says what matched it."""
+    _ask(page, address, "Who makes honey?")
+    shares = page.value(
+        "Object.fromEntries([...document.querySelectorAll('#hits li:first-child mark')]"
+        ".map((one) => [one.textContent, [getComputedStyle(one).backgroundColor, one.title]]))"
+    )
+    # As color(srgb red green blue / alpha).
+    alphas = {word: float(colour.partition("/")[2].rstrip(")")) for word, (colour, _) in shares.items()}
+    assert shares["honey"][1].startswith("honey 0.")
+    assert alphas["honey"] > 0.3
+    assert all(alpha < alphas["honey"] for word, alpha in alphas.items() if word != "honey")
+
+
+def test_a_word_of_the_question_shows_what_it_matched(page: Page, address: str) -> None:
+    """By mouse and by keyboard, past the emoji; Escape lets go."""
+    _ask(page, address, "Bees in hives 🐝 with honey")
+    assert page.value("[...document.querySelectorAll('#words button')].map((one) => one.textContent)")[0] == "Bees"
+    page.hover("#words button:first-child")
+    page.wait_for("document.querySelectorAll('mark.matched').length > 0")
+    assert _matched(page) == ["Bees"]
+    assert page.value("getComputedStyle(document.querySelector('mark.matched')).outlineStyle") == "solid"
+    page.value("document.querySelector('#words button:nth-child(2)').focus()")
+    page.press("Tab")
+    assert page.value("document.activeElement.textContent") == "hives"
+    assert "".join(_matched(page)) == "hives"
+    page.press("Escape")
+    assert _matched(page) == []
+    page.press("/")
+    assert page.value("document.activeElement.id") == "query"
+
+
+def test_a_question_is_typed_and_sent_with_the_keyboard(page: Page, address: str) -> None:
+    """The page begins in the box, and its address tells what was asked."""
+    page.open(address)
+    page.wait_for("document.getElementById('status').textContent.includes('version 3')")
+    page.type("Which animal barks?")
+    page.press("Enter")
+    page.wait_for("document.querySelectorAll('#hits li').length > 0")
+    assert _headings(page)[0] == "1. dogs"
+    assert page.value("new URLSearchParams(location.search).get('q')") == "Which animal barks?"
+
+
+def test_a_filter_is_built_from_the_columns(page: Page, address: str) -> None:
+    """Column, condition and value make the expression, which narrows the hits and stands in the address."""
+    _ask(page, address, "honey")
+    page.value("document.getElementById('filter').open = true; document.getElementById('add').click()")
+    columns = page.value("[...document.querySelector('.condition select').options].map((one) => one.value)")
+    assert columns == ["id", "legs", "home", "wild"]
+    page.value(
+        "(() => { const [column, form, value] = document.querySelector('.condition').children;"
+        "column.value = 'legs'; column.dispatchEvent(new Event('change'));"
+        "form.value = '<='; form.dispatchEvent(new Event('change'));"
+        "value.value = '4'; value.dispatchEvent(new Event('input')); })()"
+    )
+    expression = {"op": "<=", "column": "legs", "value": 4}
+    assert json.loads(page.value("document.getElementById('expression').value")) == expression
+    page.value("document.getElementById('form').requestSubmit()")
+    page.wait_for("document.querySelectorAll('#hits li').length == 2")
+    assert sorted(one[3:] for one in _headings(page)) == ["cats", "dogs"]
+    assert json.loads(page.value("new URLSearchParams(location.search).get('filter')")) == expression
+
+
+def test_a_filter_that_cannot_be_is_told(page: Page, address: str) -> None:
+    """With the server's reason, in place of hits."""
+    page.open(f"{address}/?q=honey&filter=" + urllib.parse.quote('{"op": "is_null", "column": "yaer"}'))
+    page.wait_for("document.getElementById('status').textContent.includes(\"there is no column 'yaer'\")")
+    page.open(f"{address}/?q=honey&filter=year")
+    page.wait_for("document.getElementById('status').textContent.includes('the filter is not JSON')")
+
+
+def test_a_server_with_keys_is_asked_with_one(page: Page, searcher: Searcher, tmp_path: Path) -> None:
+    """The page says so, takes a key, and goes on with the question."""
+    key, secret = make_key("page", ["search"])
+    write_keys(tmp_path / "keys.json", [key])
+    with serving(searcher, KeyRing(tmp_path / "keys.json")) as address:
+        page.open(f"{address}/?q=honey")
+        page.wait_for("document.activeElement && document.activeElement.id == 'key'")
+        page.type("colonnade_wrong")
+        page.press("Enter")
+        page.wait_for("document.getElementById('status').textContent.includes('that key is not valid')")
+        page.type(secret)
+        page.press("Enter")
+        page.wait_for("document.querySelectorAll('#hits li').length == 4")
+        assert page.value("document.getElementById('entry').hidden")
+        assert secret not in page.value("location.href + document.documentElement.outerHTML")
+
+
+def test_the_page_fits_a_phone_and_follows_the_dark(page: Page, address: str) -> None:
+    """Nothing is wider than the screen; colours follow the system, and the button turns them around."""
+    page.look_like(360, 740, phone=True, dark=True)
+    try:
+        _ask(page, address, "Who makes honey in hives?")
+        page.value("document.getElementById('filter').open = true; document.getElementById('add').click()")
+        assert page.value("document.documentElement.scrollWidth") <= 360
+        ground = "getComputedStyle(document.body).backgroundColor"
+        assert page.value(ground) == "rgb(22, 23, 27)"
+        page.value("document.getElementById('theme').click()")
+        assert page.value(ground) == "rgb(251, 251, 252)"
+        page.value("localStorage.clear()")
+    finally:
+        page.look_like(1000, 800)

@@ -1,0 +1,127 @@
+"""Chromium without a window, driven over its own debugging protocol: real clicks, keys and screens."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from websockets.sync.client import ClientConnection, connect
+
+CHROMIUM = shutil.which("chromium")
+_FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-port=0",
+]
+_PATIENCE = 60.0
+
+
+class Page:
+    """The one page of a browser."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._numbers = itertools.count(1)
+        self.tell("Page.enable")
+
+    def tell(self, method: str, **parameters: object) -> dict[str, Any]:
+        """One command of the protocol and its result."""
+        number = next(self._numbers)
+        self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._connection.recv(_PATIENCE))
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+
+    def open(self, address: str) -> None:
+        self.tell("Page.navigate", url=address)
+
+    def value(self, script: str) -> Any:
+        """What an expression is in the page."""
+        result = self.tell("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait_for(self, script: str) -> None:
+        """Until an expression is true; what it names may not be there yet."""
+        until = time.monotonic() + _PATIENCE
+        while not self.value(f"(() => {{ try {{ return Boolean({script}) }} catch {{ return false }} }})()"):
+            assert time.monotonic() < until, f"{script} is not true; the page says: {self.text()}"
+            time.sleep(0.05)
+
+    def text(self) -> str:
+        """All that can be read."""
+        return str(self.value("document.body ? document.body.innerText : ''"))
+
+    def press(self, key: str) -> None:
+        """One key, as a person does."""
+        code = {"Tab": 9, "Enter": 13, "Escape": 27, "/": 191}[key]
+        typed = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}
+        for kind in ("keyDown", "keyUp"):
+            more = typed if kind == "keyDown" else {}
+            self.tell("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more)
+
+    def type(self, text: str) -> None:
+        self.tell("Input.insertText", text=text)
+
+    def hover(self, selector: str) -> None:
+        """Move the mouse over the middle of an element."""
+        box = self.value(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({_box(selector)})")
+        self.tell("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
+
+    def look_like(self, width: int, height: int, *, phone: bool = False, dark: bool = False) -> None:
+        """The size of the screen, and whether it is light or dark."""
+        self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.tell("Emulation.setEmulatedMedia", features=[scheme])
+
+    def screenshot(self) -> bytes:
+        """What is seen, as PNG."""
+        return base64.b64decode(self.tell("Page.captureScreenshot", format="png")["data"])
+
+
+def _box(selector: str) -> str:
+    return f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[Page]:
+    """A running browser with an empty page."""
+    command = [str(CHROMIUM), *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with connect(_page_address(profile), max_size=None, proxy=None) as connection:
+            yield Page(connection)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _page_address(profile: Path) -> str:
+    file, until = profile / "DevToolsActivePort", time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        if file.exists() and file.read_text().strip():
+            port = file.read_text().split()[0]
+            pages = httpx.get(f"http://127.0.0.1:{port}/json/list", timeout=30, trust_env=False).json()
+            found = [one["webSocketDebuggerUrl"] for one in pages if one["type"] == "page"]
+            if found:
+                return str(found[0])
+        time.sleep(0.05)
+    raise AssertionError("Chromium did not start.")
