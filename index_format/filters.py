@@ -13,7 +13,6 @@ for the columns of an index is decided in `selection.py`; nothing here becomes S
 from __future__ import annotations
 
 import json
-import math
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -36,6 +35,7 @@ MAX_LEAVES = 100
 MAX_DEPTH = 16
 MAX_VALUES = 10_000
 MAX_CHARACTERS = 10_000
+_MOST = 1e300  # a float of 64 bits can hold it, and no column holds more
 
 
 def _comparable(value: bool | int | float | str) -> bool | int | float | str:
@@ -47,8 +47,8 @@ def _comparable(value: bool | int | float | str) -> bool | int | float | str:
             value.encode()
         except UnicodeEncodeError:
             raise ValueError("expected text, got a lone surrogate") from None
-    elif not isinstance(value, bool) and (not math.isfinite(value) or abs(value) > 1e300):
-        raise ValueError("expected a finite number")
+    elif not isinstance(value, bool) and not abs(value) <= _MOST:  # so that nothing is not a number, either
+        raise ValueError(f"expected a finite number of at most {_MOST} in size")
     return value
 
 
@@ -192,11 +192,12 @@ _filters: TypeAdapter[Filter] = TypeAdapter(Filter)
 def parse_filter(given: str | object) -> Filter:
     """The filter of a JSON text, or of what such a text holds. Raises InputError."""
     if isinstance(given, str):
+        text = given
         try:
-            given = json.loads(given)
+            given = json.loads(text)
         except (ValueError, RecursionError) as error:
             example = '{"op": "==", "column": "year", "value": 1990}'
-            raise InputError(f"filter: expected JSON such as {example}, got {given!r} ({error}).") from None
+            raise InputError(f"filter: expected JSON such as {example}, got {text[:100]!r} ({error}).") from None
     try:
         return _filters.validate_python(given)
     except ValidationError as error:

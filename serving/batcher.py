@@ -170,5 +170,5 @@ class Batcher:
             job.future.set_exception(error)
             return
         done = Done(value, queue_ms, encode_ms, 1000 * (time.monotonic() - start))
-        self._metrics.observe(done.queue_ms, done.encode_ms, done.work_ms)
         job.future.set_result(done)
+        self._metrics.observe(done.queue_ms, done.encode_ms, done.work_ms)

@@ -51,7 +51,7 @@ class Matches:
         self._locked = threading.Lock()
 
     def passages(self, segment: SegmentReader, matching: Filter, key: str) -> NDArray[np.bool_]:
-        """Which passages of a segment match, the deleted ones too: bool [P]. key: the filter as text."""
+        """Which passages of a segment match, the deleted ones too: bool [P]. key: of the filter."""
         with self._locked:
             packed = self._packed.get((segment.record.id, key))
         if packed is None:
@@ -63,4 +63,4 @@ class Matches:
 
 
 def _size(packed: NDArray[np.uint8]) -> int:
-    return packed.nbytes + 1000  # and the filter's text, and what the cache needs for it
+    return packed.nbytes + 500  # the array itself, its key, and its place in the cache

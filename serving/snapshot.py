@@ -5,6 +5,7 @@ A passage of a snapshot has one number over all its segments, in their order: wh
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from functools import cached_property
 
@@ -85,7 +86,7 @@ class Snapshot:
         """
         if matching is None or not self.segments:
             return self.everything
-        key = matching.model_dump_json()
+        key = hashlib.sha256(matching.model_dump_json().encode()).hexdigest()  # a filter's text may be long
         with self._selecting:
             selection: Selection | None = self._selections.get(key)
         if selection is None:

@@ -73,7 +73,7 @@ function show(query, answer) {
   byId("hits").replaceChildren(...answer.hits.map((hit, at) => card(hit, at, answer.explanation.hits[at], strongest, words)));
   byId("hits").classList.remove("focused");
   byId("more").hidden = answer.hits.length < state.k || state.k >= MOST;
-  const times = [["waited", answer.queue_ms], ["encoded", answer.encode_ms], ["searched", answer.search_ms]];
+  const times = [["waited", answer.queue_ms], ["encoded", answer.encode_ms], ["searched and explained", answer.search_ms]];
   const spent = times.filter(([, ms]) => ms !== undefined).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`);
   tell(`${answer.hits.length} passages from version ${answer.version} · ${spent.join(", ")} · ` +
     `${answer.scored.toLocaleString("en")} scored`);

@@ -42,6 +42,9 @@ def test_build_search_add_delete_and_inspect_work_together(run: Run, source: Pat
     assert found["version"] == 2
     assert found["hits"][0]["document_id"] == "bees"
     assert found["hits"][0]["metadata"] == {"year": 2001}
+    later = '{"op": ">", "column": "year", "value": 2001}'
+    narrowed = json.loads(run("search", index, "Which animal makes honey?", "--where", later, "--json").out)
+    assert [hit["document_id"] for hit in narrowed["hits"]] == ["cats"]
     assert json.loads(run("delete", index, "bees", "--json").out)["deleted"] == 1
     described = json.loads(run("inspect", index, "--json").out)
     assert (described["version"], described["documents"]) == (3, 2)

@@ -72,19 +72,21 @@ def test_a_server_for_others_has_keys_tls_quiet_logs_and_ends_in_order(tmp_path:
                 while True:
                     try:
                         asking.post("/v1/search", json={"query": f"{CANARY} {answered}"}).raise_for_status()
-                    except httpx.ConnectError:  # it listens no more
+                    except httpx.TransportError:  # it listens no more, or closed an idle connection as we wrote to it
                         return answered
                     answered += 1
                     if answered == 3:
                         process.send_signal(signal.SIGTERM)
 
         with ThreadPoolExecutor(4) as pool:
-            assert min(pool.map(lambda _: load(), range(4))) >= 0
+            answered = sum(pool.map(lambda _: load(), range(4)))
         assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert {line["status"] for line in lines if line["event"] == "request"} == {200, 401}
+    statuses = [line["status"] for line in lines if line["event"] == "request"]
+    assert set(statuses) == {200, 401}
+    assert statuses.count(200) == answered + 1  # what the server took arrived
     assert CANARY not in (tmp_path / "log").read_text()
     assert secret not in (tmp_path / "log").read_text()

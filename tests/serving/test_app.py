@@ -247,3 +247,13 @@ def test_a_version_that_is_set_aside_is_told(tmp_path: Path, encoder: Encoder) -
         description = running.get("/v1/index").json()
     assert description["version"] == 1
     assert "00000000000000000002.json" in description["set_aside"]
+
+
+def test_the_dashboard_asks_only_for_series_that_there_are(client: TestClient) -> None:
+    """Every metric that a panel names is told by /metrics."""
+    client.post("/v1/search", json={"query": "honey"})
+    told = set(re.findall(r"^# TYPE (\S+)", client.get("/metrics").text, re.MULTILINE))
+    dashboard = json.loads((Path(__file__).parents[2] / "docs" / "grafana" / "colonnade.json").read_text())
+    asked = {target["expr"] for panel in dashboard["panels"] for target in panel["targets"]}
+    named = set(re.findall(r"\b(?:colonnade|process)_[a-z_]+", " ".join(asked)))
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in named} - {"process_resident_memory_bytes"} <= told

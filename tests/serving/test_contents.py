@@ -16,6 +16,7 @@ from serving.searcher import Searcher
 from tests.serving.vectors import add_texts
 from tests.strategies import delete
 
+LARGE = '{"op":"<","column":"year","value":1' + "0" * 400 + "}"
 BEES, CATS, LAVA = "Bees make honey.", "Cats sleep for most of the day.", "Lava flows from the volcano."
 
 
@@ -75,7 +76,12 @@ def test_a_filter_that_cannot_be_is_a_422(client: TestClient, given_filter: obje
 def test_a_deep_or_broken_filter_is_a_422(client: TestClient) -> None:
     """Neither nesting nor text that is no text is a fault of the server."""
     deep = '{"op":"not","filter":' * 500 + '{"op":"is_null","column":"year"}' + "}" * 500
-    for broken in (deep, '{"op":"==","column":"place","value":"\\ud800"}', '{"op":"<","column":"year","value":1e999}'):
+    for broken in (
+        deep,
+        '{"op":"==","column":"place","value":"\\ud800"}',
+        '{"op":"<","column":"year","value":1e999}',
+        LARGE,
+    ):
         body = f'{{"query": "honey", "filter": {broken}}}'
         response = client.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
         assert response.status_code == 422, response.text

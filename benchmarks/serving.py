@@ -1,0 +1,119 @@
+"""What HTTP and batching cost over the search itself: one client, then several, and arrivals beyond what can be done.
+
+    python -m benchmarks.serving INDEX [--queries 300]
+
+The server runs in a process of its own, as `colonnade serve` starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+import httpx
+
+CLIENTS = (1, 4, 16)
+
+
+@contextmanager
+def served(index: str, *options: str, log: IO[str] | int = subprocess.DEVNULL) -> Iterator[str]:
+    """The address of a server of an index."""
+    command = [str(Path(sys.executable).with_name("colonnade")), "serve", index, "--port", "0", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert process.stdout is not None
+        told = re.search(r"http://\S+", process.stdout.readline())
+        assert told is not None, "the server did not start"
+        yield told.group()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def overhead(address: str, queries: Sequence[str]) -> None:
+    """Print the time of a query as a client sees it, and what of it was neither encoding nor search."""
+    whole, own = [], []
+    connection = HTTPConnection(urlsplit(address).netloc, timeout=60)  # of all clients, it adds the least of its own
+    for query in [*queries[:20], *queries]:
+        start = time.perf_counter()
+        body = json.dumps({"query": query}).encode()
+        connection.request("POST", "/v1/search", body, {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+        whole.append(1000 * (time.perf_counter() - start))
+        own.append(answer["encode_ms"] + answer["search_ms"])
+    connection.close()
+    whole, own = whole[20:], own[20:]
+    added = [one - other for one, other in zip(whole, own, strict=True)]
+    print(
+        f"one client: p50 {statistics.median(whole):.2f} ms, encode and search {statistics.median(own):.2f}; "
+        f"HTTP, queue and client add p50 {statistics.median(added):.2f}, least {min(added):.2f}"
+    )
+
+
+def throughput(address: str, queries: Sequence[str]) -> None:
+    """Print answers a second and the slowest for several clients that never pause."""
+    for clients in CLIENTS:
+        with httpx.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(clients) as pool:
+
+            def ask(query: str, client: httpx.Client = client) -> float:
+                start = time.perf_counter()
+                client.post("/v1/search", json={"query": query}).raise_for_status()
+                return 1000 * (time.perf_counter() - start)
+
+            start = time.perf_counter()
+            spent = sorted(pool.map(ask, queries))
+            rate = len(queries) / (time.perf_counter() - start)
+        print(
+            f"{clients} clients: {rate:.0f} answers a second, p50 {spent[len(spent) // 2]:.1f} ms, "
+            f"p99 {spent[int(len(spent) * 0.99)]:.1f} ms"
+        )
+
+
+def overload(index: str, queries: Sequence[str]) -> None:
+    """Print how a server with room for eight queries treats 64 clients that never pause, by its own log."""
+    with tempfile.TemporaryFile("w+") as log:
+        with served(index, "--queue", "8", log=log) as address, ThreadPoolExecutor(64) as pool:
+            limits = httpx.Limits(max_connections=64)
+            with httpx.Client(base_url=address, timeout=60, limits=limits) as client:
+                statuses = Counter(
+                    pool.map(lambda query: client.post("/v1/search", json={"query": query}).status_code, queries)
+                )
+        log.seek(0)
+        lines = [json.loads(line) for line in log]
+    spent = sorted(line["total_ms"] for line in lines if line.get("status") == 503)
+    print(
+        f"overload: {dict(statuses)}; a refusal took the server p50 {spent[len(spent) // 2]:.2f} ms, "
+        f"p99 {spent[int(len(spent) * 0.99)]:.2f} ms"
+    )
+
+
+def main() -> None:
+    """Measure an index."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("index")
+    parser.add_argument("--queries", type=int, default=300)
+    arguments = parser.parse_args()
+    words = ("list", "file", "thread", "string", "number", "parse", "folder", "socket", "time", "error")
+    queries = [f"how to {words[n % 10]} a {words[n // 10 % 10]} {n}" for n in range(arguments.queries)]
+    with served(arguments.index) as address:
+        overhead(address, queries)
+        throughput(address, queries)
+    overload(arguments.index, queries * 4)
+
+
+if __name__ == "__main__":
+    main()
