@@ -29,7 +29,7 @@ def make_app(
     writer: Writer | None = None,
 ) -> FastAPI:
     """The application that answers from `searcher` and follows its index. Without `keys` everybody may ask."""
-    parts = _parts(searcher, address, settings or Settings(), writer)
+    parts = _parts(searcher, address, settings or Settings())
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -55,7 +55,7 @@ def make_app(
     return app
 
 
-def _parts(searcher: Searcher, address: str, settings: Settings, writer: Writer | None) -> Parts:
+def _parts(searcher: Searcher, address: str, settings: Settings) -> Parts:
     metrics = Metrics()
 
     def swapped(snapshot: Snapshot) -> None:
@@ -80,5 +80,4 @@ def _parts(searcher: Searcher, address: str, settings: Settings, writer: Writer 
         batcher=Batcher(searcher.encode, metrics, settings.queue_limit),
         refresher=Refresher(searcher, settings.refresh_seconds, on_swap=swapped, on_fault=failed),
         shadow=ShadowCheck(searcher, metrics, settings.shadow_share),
-        writer=writer,
     )

@@ -77,7 +77,6 @@ class Parts:
     batcher: Batcher
     refresher: Refresher
     shadow: ShadowCheck
-    writer: Writer | None
 
     def deadline(self, timeout_ms: int | None) -> float:
         """The moment, of `time.monotonic`, at which a request that came now is worth nothing any more."""
