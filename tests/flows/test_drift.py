@@ -19,13 +19,15 @@ ANIMALS = {
     "dogs": "Dogs sleep all night and bark all day.",
     "mice": "Mice sleep all day and run at night.",
     "owls": "Owls hunt all night and sleep by day.",
+    "bats": "Bats hang all day and fly at night.",
+    "hens": "Hens wake at dawn and rest at dusk.",
 }
 OTHERS = {"tax": "Quarterly withholding statements must reconcile accrued liabilities."}
 
 
 @pytest.fixture
 def index(write_texts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
-    """An index of four like sentences, whose small codebook counts as a large one."""
+    """An index of six like sentences, whose small codebook counts as a large one."""
     monkeypatch.setattr(drift, "LEAST_TOKENS_PER_CENTROID", 0)
     build_index(BuildParameters(source=write_texts(ANIMALS), index=str(tmp_path / "index")))
     return Index.at(tmp_path / "index")
