@@ -20,10 +20,13 @@ from prefect.artifacts import (
 
 from flows.summary import Summary
 from index_format import keys
+from index_format.index import Index
+from index_format.reports import read_report
 from tasks import progress
 from tasks.drift import SegmentDrift
 
 _EVERY_SECONDS = 3.0
+_SHOWN_REASONS = 100
 _RATED = ("encode", "centroids")  # stages whose speed is told in tokens a second
 
 
@@ -77,6 +80,9 @@ def show_summary(summary: Summary) -> Summary:
     }
     show_numbers(numbers, summary.index)
     link_version(summary.index, summary.version)
+    reasons = read_report(Index.at(summary.index).files, summary.rejected_file)[:_SHOWN_REASONS]
+    if reasons:
+        create_table_artifact(key="set-aside", table=reasons, description=f"{summary.rejected} rows were set aside")
     for warning in summary.warnings:
         warn(warning)
     return summary

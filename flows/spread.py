@@ -18,6 +18,7 @@ from prefect import get_run_logger, unmapped
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.states import Crashed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
@@ -126,8 +127,14 @@ def _encode_on_pool(shards: Sequence[Shard], recipe: Recipe, runs: int) -> None:
 
 def _start(address: str, work: str) -> FlowRun:
     parameters = {"parameters": {"index": address, "work": work}}
-    # Not as a subflow: its state is told by this run's own receipts.
-    return cast("FlowRun", run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False))
+    try:
+        # Not as a subflow: what it has done is told by receipts, not by its state.
+        return cast("FlowRun", run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False))
+    except ObjectNotFound as error:
+        raise InputError(
+            f"{SETTING} names a pool, but this Prefect server has no deployment {DEPLOYMENT!r}. "
+            "Set PREFECT_API_URL to the server that has it, or make it there with: prefect deploy --all"
+        ) from error
 
 
 @dataclass

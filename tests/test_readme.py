@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def shell(script: str, directory: Path, **more: str) -> str:
         try:
             code = process.wait(280)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # where nothing was left in the background
+                os.killpg(process.pid, signal.SIGKILL)
     assert code == 0, log.read_text()
     return log.read_text()
 

@@ -187,7 +187,8 @@ def test_an_index_from_the_future_is_refused_kindly(run: Run, source: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    "command", ["build", "add", "delete", "search", "serve", "inspect", "verify", "doctor", "demo"]
+    "command",
+    ["build", "add", "sync", "reindex", "eval", "delete", "search", "serve", "inspect", "verify", "doctor", "demo"],
 )
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     """`--help` of each command has a description and a help text for each of its options."""

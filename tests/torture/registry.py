@@ -14,10 +14,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Torture:
-    """What `make torture` runs, and how many cases of it; `smoke` cases run in the suite.
-
-    Where `smoke` is 0, a case takes too long for the suite, which has tests of its own for the same.
-    """
+    """What `make torture` runs, and how many cases of it; `smoke` cases run in the suite."""
 
     module: str
     count: int
@@ -34,7 +31,6 @@ TORTURES = {
     "kills": Torture("tests.torture.kills", count=1_000, smoke=15),
     "faults": Torture("tests.torture.faults", count=13_000, smoke=60),
     "power": Torture("tests.torture.power", count=5_000, smoke=60),
-    "requests": Torture("tests.torture.requests", count=100_000, smoke=300),
-    "flow-kills": Torture("tests.torture.flow_kills", count=100, smoke=0),
+    "requests": Torture("tests.torture.requests", count=100_000, smoke=100),
     "s3-faults": Torture("tests.torture.s3_faults", count=10_000, smoke=100),
 }
