@@ -203,7 +203,7 @@ def test_a_run_without_heartbeats_is_marked_as_crashed_by_the_automation(deploye
     """The automation of the project is one that this server takes."""
     deployed.prefect("automation", "create", "--from-file", "automations.yaml")
     found = ask(deployed, "/automations/filter", {})
-    assert [(one["name"], one["enabled"]) for one in found] == [("colonnade-crashed-runs", True)]
+    assert ("colonnade-crashed-runs", True) in [(one["name"], one["enabled"]) for one in found]
 
 
 def test_shards_are_encoded_by_runs_elsewhere_and_a_killed_one_costs_its_shard(
