@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from index_format.index import Index
-from tests.chromium import CHROMIUM, open_page
+from tests.browser import CHROMIUM, browser
 from tests.prefect_server import PROJECT, PrefectServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -138,16 +138,16 @@ def test_the_ui_shows_a_run_what_it_did_and_the_form_of_a_flow(working: PrefectS
     ui = working.api.removesuffix("/api")
     asked = {"flows": {"name": {"any_": ["build-index"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     run = ask(working, "/flow_runs/filter", asked)[0]
-    page = open_page(f"{ui}/runs/flow-run/{run['id']}", tmp_path / "run", milliseconds=15000)
-    assert run["name"] in page
-    assert "Completed" in page
     wanted = {"artifacts": {"key": {"any_": ["summary"]}, "flow_run_id": {"any_": [run["id"]]}}}
     summary = ask(working, "/artifacts/filter", wanted)[0]
-    page = open_page(f"{ui}/artifacts/artifact/{summary['id']}", tmp_path / "summary", milliseconds=15000)
-    assert "tokens a second: encode" in page
-    form = f"{ui}/deployments/deployment/{deployments(working)['sync_index']['id']}/run"
-    page = open_page(form, tmp_path / "form", milliseconds=15000)
-    assert "Share of the documents that may be missing from the source" in page
+    with browser(tmp_path / "profile") as page:
+        page.open(f"{ui}/runs/flow-run/{run['id']}")
+        page.wait_for(f"document.body.outerHTML.includes({json.dumps(run['name'])})")
+        page.wait_for("document.body.outerHTML.includes('Completed')")
+        page.open(f"{ui}/artifacts/artifact/{summary['id']}")
+        page.wait_for("document.body.outerHTML.includes('tokens a second: encode')")
+        page.open(f"{ui}/deployments/deployment/{deployments(working)['sync_index']['id']}/run")
+        page.wait_for("document.body.outerHTML.includes('Share of the documents that may be missing from the source')")
 
 
 def schedule(server: PrefectServer, flow: str, **parameters: object) -> None:
