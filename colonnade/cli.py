@@ -171,7 +171,8 @@ def search(
         raise InputError("query: it is empty.")
     matching = None if where is None else parse_filter(where)
     place = Index.at(index)
-    searcher = Searcher(place, load_encoder_of(place.current().encoder, encoder), choose_device(device))
+    chosen = choose_device(device)
+    searcher = Searcher(place, load_encoder_of(place.current().encoder, encoder), chosen)
     answer = searcher.search(SearchQuery(query, k=k, recall=recall, matching=matching))
     if as_json:
         terminal.print_json(asdict(answer))

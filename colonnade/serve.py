@@ -40,10 +40,11 @@ def serve(
     )
     place = Place(host, port, keys, insecure, tls_certificate, tls_key, settings)
     place.refuse_unsafe()
+    chosen = choose_device(device)
     at = Index.at(index)
     writer = None
     if writable:
         from colonnade.writer import IndexWriter  # it brings Prefect's tasks, which a server that reads goes without
 
         writer = IndexWriter(at.address, encoder)
-    run_server(at, load_encoder_of(at.current().encoder, encoder), place, device=choose_device(device), writer=writer)
+    run_server(at, load_encoder_of(at.current().encoder, encoder), place, device=chosen, writer=writer)

@@ -20,6 +20,7 @@ from index_format.change import Origin
 from index_format.errors import InputError, WorseAnswers
 from index_format.index import Index
 from index_format.verify import verify
+from serving.query import SearchQuery
 from serving.search import search
 from serving.searcher import Searcher
 from serving.snapshot import open_snapshot
@@ -122,7 +123,7 @@ def test_a_server_with_the_old_encoder_sets_the_new_version_aside(index: Index) 
     assert not searcher.refresh()
     assert searcher.fault is not None
     assert "was written with the encoder" in searcher.fault.reason
-    answer = searcher.search("Who makes honey?", 1)
+    answer = searcher.search(SearchQuery("Who makes honey?", k=1))
     assert (answer.version, answer.hits[0].document_id) == (2, "bees")
 
 
