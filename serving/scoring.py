@@ -26,6 +26,7 @@ Value = TypeVar("Value", bound=np.generic)
 QUERY_LEVELS = 127
 MOST_BLOCKS = 4  # registers of query vectors that a kernel takes at once
 _TABLE_TOP = 255
+_ARRANGED = 32  # fillings of all registers that token vectors are arranged for at once
 _pool = ThreadPoolExecutor(thread_name_prefix="colonnade-scoring")
 
 
@@ -197,24 +198,42 @@ def nearest_centroids(
     ids = np.zeros(-(-len(vectors) // size) * size, np.int32)
 
     def find(first: int, last: int) -> None:
-        for at in range(first * size, min(last * size, len(vectors)), size):
-            own = vectors[at : at + size]
-            levels, scales = _round(own)
-            lanes = _fill(_padded(levels, size), _padded(scales, size), np.zeros(size, np.float32), 8, level)
-            kernel(
-                len(centroids.codes),
-                centroids.codes.shape[1],
-                _address(centroids.codes),
-                _address(centroids.scales),
-                _address(centroids.half_norms),
-                _address(lanes.query),
-                _address(lanes.corrections),
-                _address(lanes.scales),
-                _address(ids[at:]),
-            )
+        for at in range(first * size, last * size, _ARRANGED * size):
+            own = vectors[at : min(at + _ARRANGED * size, last * size)]
+            queries, corrections, scales = _registers(own, level)
+            for number in range(len(queries)):
+                kernel(
+                    len(centroids.codes),
+                    centroids.codes.shape[1],
+                    _address(centroids.codes),
+                    _address(centroids.scales),
+                    _address(centroids.half_norms),
+                    _address(queries[number]),
+                    _address(corrections[number]),
+                    _address(scales[number]),
+                    _address(ids[at + number * size :]),
+                )
 
     _in_threads(find, len(ids) // size, threads)
     return ids[: len(vectors)].astype(np.uint32)
+
+
+def _registers(
+    vectors: NDArray[np.float32], level: Level
+) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.float32]]:
+    """What `_fill` makes of full registers of vectors float32 [n, D], for codes of 8 bits, for many at once.
+
+    int8 [N, groups, blocks, lanes, 4], and corrections int32 and scales float32 [N, blocks · lanes].
+    """
+    size, groups = MOST_BLOCKS * level.lanes, -(-vectors.shape[1] // 4)
+    count = -(-len(vectors) // size)
+    levels, scales = _round(vectors)
+    corrections = _padded((255 * levels.sum(axis=1)).astype(np.int32), count * size)
+    padded = np.zeros((count * size, groups * 4), np.int8)
+    padded[: len(levels), : levels.shape[1]] = levels
+    arranged = padded.reshape(count, MOST_BLOCKS, level.lanes, groups, 4).transpose(0, 3, 1, 2, 4)
+    halves = _padded(scales * np.float32(0.5), count * size)
+    return np.ascontiguousarray(arranged), corrections.reshape(count, size), halves.reshape(count, size)
 
 
 @dataclass(frozen=True, slots=True)
