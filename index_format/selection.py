@@ -136,7 +136,7 @@ def _read(segment: SegmentReader, name: str) -> pa.Array:
         case "text":
             return values.cast(pa.large_string())
         case "number" if not pa.types.is_integer(values.type):
-            return values.cast(pa.float64())
+            return pc.add(values.cast(pa.float64()), 0.0)  # which makes 0 of -0: is_in tells them apart
         case "date":
             return values.cast(pa.date32())
         case "time":  # in microseconds, as Python has them, unless that would lose some
@@ -188,7 +188,7 @@ def _fits(kind: pa.DataType, operand: Operand) -> bool:
 
 def _as_array(operands: list[Operand], kind: pa.DataType) -> pa.Array:
     if pa.types.is_floating(kind):
-        operands = [float(one) for one in operands]  # type: ignore[arg-type]  # numbers, by _operand
+        operands = [float(one) + 0.0 for one in operands]  # type: ignore[arg-type]  # numbers, by _operand
     try:
         return pa.array(operands, kind)
     except (pa.ArrowInvalid, OverflowError) as error:

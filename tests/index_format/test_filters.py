@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from index_format import schema
@@ -196,6 +196,7 @@ filters = st.recursive(
 
 
 @given(first=_rows, second=_rows, asked=st.lists(filters, min_size=1, max_size=12))
+@example(first=[{}], second=[{"real": -0.0}], asked=[{"op": "in", "column": "real", "values": [0]}])
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_filter_matches_what_plain_python_says(
     tmp_path: Path, first: list[Row], second: list[Row], asked: list[Row]
