@@ -250,7 +250,7 @@ def doctor(
 @app.command()
 def demo(
     index: Annotated[Path, typer.Option(help="Where the demo keeps its index")] = Path(".demo/index"),
-    documents: Annotated[int, typer.Option(min=100, help="How many docstrings to index, at most")] = 2200,
+    documents: Annotated[int, typer.Option(min=100, help="How many docstrings to index, at most")] = 2100,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
 ) -> None:
     """Index the docstrings of this Python and its packages, answer a few questions, and serve them."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from index_format import keys
 from index_format.codec import Codec
@@ -75,11 +76,11 @@ def _means(
 ) -> NDArray[np.float32]:
     """The mean of each centroid's vectors; one that has none begins again at a vector of the sample."""
     counts = np.bincount(nearest, minlength=centroids)
-    used = np.flatnonzero(counts)
-    ends = np.cumsum(counts[used])
-    order = np.argsort(nearest, kind="stable")
-    means = np.empty((centroids, sample.shape[1]), np.float32)
-    means[used] = np.add.reduceat(sample[order], ends - counts[used], axis=0) / counts[used, None]
+    # Which vector has which centroid: the sums are a product with that, without a copy of the sample in their order.
+    ones, rows = np.ones(len(sample), np.float32), np.arange(len(sample) + 1)
+    members = csr_array((ones, nearest.astype(np.int32), rows), shape=(len(sample), centroids))
+    means: NDArray[np.float32] = members.T @ sample
+    means /= np.maximum(counts, 1)[:, None]
     unused = np.flatnonzero(counts == 0)
     means[unused] = sample[random.choice(len(sample), len(unused))]
     return means
