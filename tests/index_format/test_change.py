@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -16,7 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from numpy.typing import NDArray
 
+from index_format import change, history
+from index_format.change import Origin
+from index_format.compaction import compact_index
 from index_format.errors import CodebookChanged, CommitConflict, EncoderMismatch
+from index_format.filters import parse_filter
+from index_format.garbage import collect_garbage
+from index_format.history import Retention
 from index_format.index import Index
 from index_format.segment import SegmentReader, read_deletions
 from index_format.store import MemoryStore
@@ -24,6 +32,8 @@ from serving.oracle import coded_maxsim
 from serving.search import search
 from serving.snapshot import open_snapshot
 from tests.strategies import (
+    CENTROIDS,
+    WORDS,
     Recipe,
     add,
     all_objects,
@@ -33,10 +43,12 @@ from tests.strategies import (
     live_texts,
     make_recipe,
     publish,
+    recipe_of,
     texts,
     token_vectors,
     write_documents,
 )
+from tests.torture.operations import ALL_SMALL, another_codebook
 
 FIRST = {"a": "harbour lantern", "b": "copper meadow violin ember glacier", "c": "saffron"}
 
@@ -157,14 +169,14 @@ def test_deleting_what_is_not_there_makes_no_version(index: Index, recipe: Recip
 def test_no_object_is_ever_changed_or_removed(index: Index, recipe: Recipe) -> None:
     """Every change only adds objects: the bytes of all earlier ones stay."""
     before = all_objects(index.store)
-    for change in (
+    for make in (
         lambda: add(index, recipe, FIRST),
         lambda: add(index, recipe, {"b": "ember", "d": "violin"}),
         lambda: delete(index, "a"),
         lambda: add(index, recipe, {"a": "glacier"}),
         lambda: delete(index, "a", "b", "c", "d"),
     ):
-        change()
+        make()
         after = all_objects(index.store)
         assert {key: after.get(key) for key in before} == before
         assert len(after) > len(before)
@@ -293,6 +305,55 @@ class IndexMachine(RuleBasedStateMachine):
         self.documents = {key: text for key, text in self.documents.items() if key not in ids}
         self.remember()
 
+    @precondition(lambda self: self.documents)
+    @rule(prefix=st.sampled_from(["a", "é", "with ", "z"]))
+    def delete_by_filter(self, prefix: str) -> None:
+        """Delete the documents whose id begins so, if any does."""
+        matching = parse_filter(json.dumps({"op": "prefix", "column": "id", "value": prefix}))
+        self.index.change(lambda base: change.delete_matching(self.index, base, matching, Origin("delete")))
+        self.documents = {key: text for key, text in self.documents.items() if not key.startswith(prefix)}
+        self.remember()
+
+    @precondition(lambda self: self.history)
+    @rule()
+    def compact(self) -> None:
+        """Small segments into large ones: nothing that is seen changes."""
+        compact_index(self.index, ALL_SMALL)
+        self.remember()
+
+    @precondition(lambda self: self.history)
+    @rule(chosen=st.permutations(WORDS).map(lambda words: words[:CENTROIDS]))
+    def retrain(self, chosen: list[str]) -> None:
+        """Another codebook: nothing that is seen changes."""
+        another_codebook(self.index, chosen)
+        self.recipe = recipe_of(self.index)
+        self.remember()
+
+    @precondition(lambda self: self.history)
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        """The documents of any retained version again."""
+        version = data.draw(st.sampled_from(sorted(self.history)))
+        self.index.change(lambda base: history.rollback(self.index, base, version, Origin("rollback")))
+        self.documents = dict(self.history[version])
+        self.recipe = recipe_of(self.index)
+        self.remember()
+
+    @precondition(lambda self: self.history)
+    @rule(data=st.data(), name=st.sampled_from(["first", "good"]))
+    def tag(self, data: st.DataObject, name: str) -> None:
+        """Keep a version for good, until the name stands for another."""
+        version = data.draw(st.sampled_from(sorted(self.history)))
+        self.index.change(lambda base: history.tag(self.index, base, name, version, Origin("tag")))
+        self.remember()
+
+    @precondition(lambda self: self.history)
+    @rule(versions=st.integers(1, 3))
+    def collect(self, versions: int) -> None:
+        """What retention does not keep is gone, and nothing else."""
+        collect_garbage(self.index, Retention(versions, days=0), time.time_ns() // 1_000_000)
+        self.remember()
+
     @rule()
     def reopen(self) -> None:
         """Forget everything that is not in the store."""
@@ -311,14 +372,17 @@ class IndexMachine(RuleBasedStateMachine):
     def the_index_holds_what_the_dictionary_holds(self) -> None:
         """The live documents are those of the dictionary."""
         assert live_texts(self.index) == self.documents
-        assert self.index.versions() == list(range(1, len(self.history) + 1))
+        there = self.index.versions()
+        assert [version for version in there if self.index.current().retains(version)] == sorted(self.history)
 
     def remember(self) -> None:
         head = self.index.current()
-        self.history.setdefault(head.version, dict(self.documents))
+        for version in range(max(self.history, default=0) + 1, head.version + 1):  # compaction makes several
+            self.history[version] = dict(self.documents)
+        self.history = {version: held for version, held in self.history.items() if head.retains(version)}
 
     def teardown(self) -> None:
-        """Every version still shows what it showed."""
+        """Every retained version still shows what it showed."""
         try:
             for version, documents in self.history.items():
                 assert live_texts(self.index, version) == documents

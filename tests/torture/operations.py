@@ -67,10 +67,10 @@ def _collect(documents: Mapping[str, str], rng: Random) -> Plan:
 
 def _retrain(documents: Mapping[str, str], rng: Random) -> Plan:
     chosen = rng.sample(WORDS, CENTROIDS)
-    return Plan("codebook", lambda index: _another_codebook(index, chosen), dict(documents))
+    return Plan("codebook", lambda index: another_codebook(index, chosen), dict(documents))
 
 
-def _another_codebook(index: Index, chosen: Sequence[str]) -> None:
+def another_codebook(index: Index, chosen: Sequence[str]) -> None:
     replaced, book_id = index.current().codebook.id, keys.new_id()
     data = write_npz({"centroids": np.stack([word_vector(word) for word in chosen])})
     file = write_object(index.store, keys.codebook(book_id), data)
