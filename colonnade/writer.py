@@ -11,7 +11,7 @@ from encoding.checkpoint import open_checkpoint
 from index_format import keys
 from index_format.change import Addition, Origin, refuse_other_encoder
 from index_format.index import Index
-from index_format.manifest import EncoderRecord, Manifest
+from index_format.manifest import Manifest
 from index_format.reports import read_report
 from serving.http.parts import NewDocument, Written
 from tasks.assign_centroids import assign_centroids
@@ -69,12 +69,11 @@ class IndexWriter:
 
     def _recipe(self, index: Index, base: Manifest) -> Recipe:
         checkpoint = open_checkpoint(self.encoder or base.encoder.name)
-        record = EncoderRecord(name=checkpoint.name, fingerprint=checkpoint.fingerprint, dim=checkpoint.dim)
-        refuse_other_encoder(base, record, where=index.address)
+        refuse_other_encoder(base, checkpoint.record, where=index.address)
         return Recipe(
             address=self.address,
             encoder_name=checkpoint.name,
-            encoder=record,
+            encoder=checkpoint.record,
             codec=base.codec,
             chunking=base.chunking,
             horizon=base.horizon,

@@ -14,6 +14,7 @@ from encoding.layouts.files import CONFIG, TOKENIZER, WEIGHTS, read_json, weight
 from encoding.layouts.layout import Layout
 from encoding.location import EMBEDDED, EMBEDDED_NAME, locate
 from index_format.errors import InputError
+from index_format.manifest import EncoderRecord
 
 __all__ = ["CONFIG", "EMBEDDED", "TOKENIZER", "WEIGHTS", "Checkpoint", "open_checkpoint"]
 
@@ -36,6 +37,11 @@ class Checkpoint:
     def dim(self) -> int:
         """Dimensions of a token vector."""
         return self.layout.dim
+
+    @property
+    def record(self) -> EncoderRecord:
+        """What an index keeps of it."""
+        return EncoderRecord(name=self.name, fingerprint=self.fingerprint, dim=self.dim)
 
     @property
     def max_tokens(self) -> int:

@@ -39,9 +39,7 @@ class Encoder:
     @property
     def record(self) -> EncoderRecord:
         """What an index keeps of this encoder."""
-        return EncoderRecord(
-            name=self.checkpoint.name, fingerprint=self.checkpoint.fingerprint, dim=self.checkpoint.dim
-        )
+        return self.checkpoint.record
 
     @property
     def document_markers(self) -> int:

@@ -14,7 +14,7 @@ from index_format.change import Addition, Origin, refuse_other_encoder
 from index_format.doctor import refuse_unsafe_store
 from index_format.errors import CodebookChanged, CommitConflict, InputError, NothingToIndex
 from index_format.index import Index
-from index_format.manifest import ChunkingRecord, CodebookRecord, EncoderRecord, Manifest, SegmentRecord
+from index_format.manifest import ChunkingRecord, CodebookRecord, Manifest, SegmentRecord
 from index_format.reports import read_report
 from index_format.segment import EncodedSegment
 from tasks import progress
@@ -45,7 +45,7 @@ def index_documents(
     """Bring the documents of a source into an index, take others out of it, and publish that as one version."""
     checkpoint = open_checkpoint(parameters.encoder or (base.encoder.name if base else EMBEDDED))
     if base is not None:
-        refuse_other_encoder(base, encoder_record(checkpoint), where=index.address)
+        refuse_other_encoder(base, checkpoint.record, where=index.address)
     watch, run_id = Stopwatch(), keys.new_id()
     try:
         with watch.stage("load"):
@@ -114,7 +114,7 @@ def _recipe(
     return Recipe(
         address=index.address,
         encoder_name=checkpoint.name,
-        encoder=encoder_record(checkpoint),
+        encoder=checkpoint.record,
         codec=codec,
         chunking=chunking,
         horizon=base.horizon if base else 0,
@@ -128,11 +128,6 @@ def wanted_tokens(checkpoint: Checkpoint, passage_tokens: int | None) -> int:
             f"passage_tokens: {checkpoint.name} takes {checkpoint.max_tokens} at most, got {passage_tokens}."
         )
     return passage_tokens or checkpoint.max_tokens
-
-
-def encoder_record(checkpoint: Checkpoint) -> EncoderRecord:
-    """What an index keeps of an encoder."""
-    return EncoderRecord(name=checkpoint.name, fingerprint=checkpoint.fingerprint, dim=checkpoint.dim)
 
 
 def _origin(operation: str, staged: StagedDocuments, parameters: BuildParameters) -> Origin:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from encoding.checkpoint import open_checkpoint
-from flows.indexing import assign_all, encoder_record, wanted_tokens
+from flows.indexing import assign_all, wanted_tokens
 from flows.parameters import ReindexParameters
 from flows.spread import encode_shards
 from flows.summary import Stopwatch, Summary
@@ -97,8 +97,7 @@ def _new_recipe(index: Index, base: Manifest, parameters: ReindexParameters, sha
     if not shards:
         raise InputError(f"{index.address} holds no documents to encode anew.")
     checkpoint = open_checkpoint(parameters.encoder or base.encoder.name)
-    record = encoder_record(checkpoint)
-    as_it_is = base.chunking.passage_tokens if record.fingerprint == base.encoder.fingerprint else None
+    as_it_is = base.chunking.passage_tokens if checkpoint.fingerprint == base.encoder.fingerprint else None
     overlap, pool = parameters.overlap_tokens, parameters.pool_factor
     chunking = ChunkingRecord(
         passage_tokens=wanted_tokens(checkpoint, parameters.passage_tokens or as_it_is),
@@ -110,7 +109,7 @@ def _new_recipe(index: Index, base: Manifest, parameters: ReindexParameters, sha
     return Recipe(
         address=index.address,
         encoder_name=checkpoint.name,
-        encoder=record,
+        encoder=checkpoint.record,
         codec=codec,
         chunking=chunking,
         horizon=base.horizon,
