@@ -16,7 +16,14 @@ MAX_IDS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document as it was given."""
+    """A document as it was given.
+
+    >>> from colonnade import Collection
+    >>> animals = Collection("animals-index")
+    >>> change = animals.add({"bees": "Bees make honey.", "cats": {"text": "Cats sleep.", "legs": 4}})
+    >>> animals.documents(["cats", "dogs"])[0]
+    Document(document_id='cats', title=None, text='Cats sleep.', metadata={'legs': 4})
+    """
 
     document_id: str
     title: str | None
