@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from colonnade.given import Documents
@@ -187,6 +188,24 @@ class Collection:
         snapshot = self._searcher().snapshot
         groups = (ids[start : start + MAX_IDS] for start in range(0, len(ids), MAX_IDS))
         return Records(Document, tuple(one for group in groups for one in fetch_documents(snapshot, group)))
+
+    def sql(self, statement: str) -> pa.Table:
+        """The rows of one SELECT, in DuckDB's SQL, over the tables documents, passages, segments and versions.
+
+        It reads no other file and changes nothing; deleted documents are not there. Raises InputError.
+        """
+        from colonnade.sql import select
+
+        return select(self._index, self._manifest(), statement)
+
+    def export(self, path: str | os.PathLike[str], *, passages: bool = False) -> int:
+        """Write the documents to a .parquet or .jsonl file that `add` reads as it is. Returns the number of rows.
+
+        passages: a row for each passage instead: document_id, number, start, end, text.
+        """
+        from colonnade.sql import export
+
+        return export(self._index, self._manifest(), Path(path), passages=passages)
 
     def inspect(self) -> dict[str, Any]:
         """What the version that answers holds: documents, passages, bytes by file, encoder."""
