@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from index_format.filters import Filter
     from index_format.garbage import Garbage
     from index_format.manifest import Manifest
+    from index_format.selection import Column
     from index_format.verify import Fault
     from serving.device import DeviceChoice
     from serving.documents import Document
@@ -188,6 +189,16 @@ class Collection:
         snapshot = self._searcher().snapshot
         groups = (ids[start : start + MAX_IDS] for start in range(0, len(ids), MAX_IDS))
         return Records(Document, tuple(one for group in groups for one in fetch_documents(snapshot, group)))
+
+    def columns(self) -> dict[str, Column]:
+        """The columns that a filter may name: id, and those of the metadata."""
+        return dict(self._searcher().snapshot.columns)
+
+    def matching_ids(self, where: Where) -> list[str]:
+        """The ids of the documents that match a filter. Raises InputError when it does not fit the columns."""
+        from serving.documents import matching_ids
+
+        return matching_ids(self._searcher().snapshot, _filter(where))
 
     def sql(self, statement: str) -> pa.Table:
         """The rows of one SELECT, in DuckDB's SQL, over the tables documents, passages, segments and versions.

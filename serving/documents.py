@@ -31,6 +31,18 @@ class Document:
     metadata: dict[str, object]
 
 
+def matching_ids(snapshot: Snapshot, matching: Filter | None) -> list[str]:
+    """The ids of the live documents that match a filter, all without one. Raises InputError when it does not fit."""
+    if matching is not None and snapshot.segments:
+        refuse_misfit(matching, snapshot.columns)
+    found: list[str] = []
+    for segment in snapshot.segments:
+        live = ~segment.deleted_rows
+        rows = np.flatnonzero(live if matching is None else live & matching_rows(matching, segment))
+        found += segment.document_ids.take(rows).to_pylist()
+    return found
+
+
 def fetch_documents(snapshot: Snapshot, ids: Sequence[str], matching: Filter | None = None) -> list[Document]:
     """The live documents with these ids that match a filter, in the order of `ids`; others are left out.
 
