@@ -139,8 +139,7 @@ class Collection:
             raise InputError("Name the documents to delete: by ids or by a filter, one of the two.")
         if matching is not None:
             return self._refreshed(delete_where(self._index, matching))
-        if isinstance(ids, str):
-            raise InputError(f"ids: expected several, such as [{ids!r}], got one text.")
+        _refuse_one_text("ids", ids)
         return self._refreshed(delete_ids(self._index, ids or ()))
 
     def search(
@@ -164,6 +163,7 @@ class Collection:
         offset: int = 0,
     ) -> list[Answer]:
         """An answer for each of several queries, in their order and all from one version; encoded together."""
+        _refuse_one_text("queries", queries)
         found = self._answers(queries, lambda query: _asked(query, k, where, recall, offset))
         return [_answer(one) for one in found]
 
@@ -186,6 +186,7 @@ class Collection:
         """The documents with these ids, as they were given, in the order of `ids`; others are left out."""
         from serving.documents import MAX_IDS, Document, fetch_documents
 
+        _refuse_one_text("ids", ids)
         snapshot = self._searcher().snapshot
         groups = (ids[start : start + MAX_IDS] for start in range(0, len(ids), MAX_IDS))
         return Records(Document, tuple(one for group in groups for one in fetch_documents(snapshot, group)))
@@ -359,6 +360,12 @@ def _filter(where: Where) -> Filter | None:
     return None if where is None else parse_filter(where)
 
 
+def _refuse_one_text(name: str, given: object) -> None:
+    """A text is a sequence of texts, too: its characters, which nobody means."""
+    if isinstance(given, str):
+        raise InputError(f"{name}: expected several, such as [{given!r}], got one text.")
+
+
 def _asked(query: Query, k: int, where: Where, recall: Recall, offset: int) -> SearchQuery:
     import numpy as np
 
@@ -370,7 +377,10 @@ def _asked(query: Query, k: int, where: Where, recall: Recall, offset: int) -> S
         raise InputError(f"recall: expected one of {', '.join(_RECALLS)}, got {recall!r}.")
     matching = _filter(where)
     if not isinstance(query, str):
-        vectors = np.asarray(query, np.float32)
+        try:
+            vectors = np.asarray(query, np.float32)
+        except (TypeError, ValueError):
+            raise InputError(f"query: expected a text or its token vectors, got {type(query).__name__}.") from None
         return SearchQuery(vectors=vectors, k=k, offset=offset, recall=recall, matching=matching)
     if not query.strip():
         raise InputError("query: it is empty.")

@@ -211,7 +211,8 @@ class RAGPretrainedModel:
             most = None if max_document_length == "auto" else max_document_length
             self._in_memory = EncodedTexts(self._encoder, most)
         self._in_memory.add(documents)
-        self._in_memory_metadata.extend(document_metadatas or [None] * len(documents))
+        nothing: list[dict[Any, Any] | None] = [None] * len(documents)
+        self._in_memory_metadata.extend(document_metadatas or nothing)
 
     def search_encoded_docs(self, query: str | list[str], k: int = 10, bsize: int = 32) -> Results:  # noqa: ARG002
         """The best of the texts in memory, as `rerank` gives them, with document_metadata where it was given."""

@@ -63,15 +63,20 @@ def select(index: Index, manifest: Manifest, statement: str) -> pa.Table:
 def export(index: Index, manifest: Manifest, path: Path, *, passages: bool = False) -> int:
     """Write the documents of a version to a Parquet or JSON Lines file, which is there whole or not at all.
 
-    A row for each document: id, title, text, and its metadata as columns, as a source has them. passages: instead a
-    row for each passage. Returns the number of rows. Raises InputError and StorageError.
+    A row for each document: id, title, text, and its metadata as columns, as a source has them; in JSON, dates are
+    text, and what is not a finite number is null. passages: instead a row for each passage. Returns the number of
+    rows. Raises InputError and StorageError.
     """
     options = _FORMATS.get(path.suffix.lower())
     if options is None or "://" in str(path):
         raise InputError(f"{path}: expected a local file ending in {', '.join(_FORMATS)}.")
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     with _tables(index, manifest) as connection:
-        rows = "SELECT * FROM passages" if passages else _flat(connection, index)
+        rows = (
+            "SELECT * FROM passages"
+            if passages
+            else _flat(connection, index, as_json=path.suffix.lower() != ".parquet")
+        )
         try:
             (written,) = connection.execute(f"COPY ({rows}) TO '{_text(part)}' ({options})").fetchall()[0]
             _make_durable(part, path)
@@ -85,18 +90,25 @@ def export(index: Index, manifest: Manifest, path: Path, *, passages: bool = Fal
     return int(written)
 
 
-def _flat(connection: duckdb.DuckDBPyConnection, index: Index) -> str:
+def _flat(connection: duckdb.DuckDBPyConnection, index: Index, *, as_json: bool) -> str:
     """Documents with their metadata as columns of their own."""
-    columns = dict(zip((described := connection.sql("FROM documents")).columns, described.types, strict=True))
-    if schema.METADATA not in columns:
-        return "SELECT id, title, text FROM documents"
-    taken = {"id", "title", "text"} & {name.lower() for name, _ in columns[schema.METADATA].children}
+    described = connection.sql("FROM documents")
+    types = dict(zip(described.columns, described.types, strict=True))
+    metadata = types[schema.METADATA].children if schema.METADATA in types else []
+    taken = {"id", "title", "text"} & {name.lower() for name, _ in metadata}
     if taken:
         raise InputError(
             f"{index.address}: metadata has columns of the names {', '.join(sorted(taken))}, which a file has for the "
             "documents themselves. Choose other names with: colonnade sql."
         )
-    return "SELECT id, title, text, metadata.* FROM documents"
+    columns = ["id", "title", "text"]
+    for name, kind in metadata:
+        quoted = '"' + name.replace('"', '""') + '"'
+        value = f"metadata.{quoted}"
+        if as_json and str(kind) in ("FLOAT", "DOUBLE"):
+            value = f"CASE WHEN isfinite({value}) THEN {value} END"  # JSON has no other numbers
+        columns.append(f"{value} AS {quoted}")
+    return f"SELECT {', '.join(columns)} FROM documents"  # noqa: S608  # names are quoted
 
 
 def _make_durable(part: Path, path: Path) -> None:

@@ -243,6 +243,7 @@ def test_documents_that_are_none_are_refused(animals: Collection, documents: obj
         ({"query": "a", "k": 0}, "expected at least 1 and 0, got 0"),
         ({"query": "a", "recall": "all"}, "expected one of fast, balanced, exact"),
         ({"query": "a", "where": {"op": "==", "column": "wings", "value": 2}}, "no column 'wings'"),
+        ({"query": ["a", "b"]}, "expected a text or its token vectors, got list"),
         ({"query": np.zeros((2, 3), np.float32)}, r"shape \[tokens, 384\], got \[2, 3\]"),
     ],
 )
@@ -250,6 +251,13 @@ def test_a_question_that_is_none_is_refused(animals: Collection, options: dict[s
     """By an error that is in the tree of errors."""
     with pytest.raises(ColonnadeError, match=message):
         animals.search(**options)
+
+
+def test_one_text_is_not_taken_for_its_characters(animals: Collection) -> None:
+    """Where several ids or queries are expected."""
+    for call in (animals.delete, animals.documents, animals.batch_search):
+        with pytest.raises(InputError, match=r"expected several, such as \['bees'\], got one text"):
+            call("bees")
 
 
 def test_an_index_is_begun_by_documents_and_keeps_its_settings(tmp_path: Path, animals: Collection) -> None:

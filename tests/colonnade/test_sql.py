@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
@@ -146,6 +148,19 @@ def test_an_export_is_there_whole_or_not_at_all(animals: Collection, tmp_path: P
         animals.export(tmp_path / "out.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.parquet"]
     assert (tmp_path / "out.jsonl").read_text() == "before"
+
+
+def test_every_value_survives_an_export_as_far_as_the_file_can_say_it(tmp_path: Path) -> None:
+    """Names that need quotes, dates, and numbers that JSON does not have."""
+    rows = {"id": ["a", "b"], "text": ["One.", "Two."], 'the "weight"': [float("nan"), 1.5]}
+    collection = Collection(tmp_path / "index")
+    collection.add(pa.table({**rows, "seen": [date(2026, 1, 2)] * 2}))
+    collection.export(tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line['the "weight"'] for line in lines] == [None, 1.5]
+    assert lines[0]["seen"] == "2026-01-02"
+    collection.export(tmp_path / "out.parquet")
+    assert collection.add(tmp_path / "out.parquet").unchanged == 2
 
 
 def test_metadata_that_has_a_documents_own_names_is_not_exported_under_them(tmp_path: Path) -> None:
