@@ -37,12 +37,11 @@ def as_source(given: Documents, folder: Path, columns: Mapping[str, str]) -> Sou
     if isinstance(given, str | os.PathLike):
         return Source(location=os.fspath(given), **columns)
     tabular = _batches(given)
-    try:
-        if tabular is not None:
-            return Source(location=str(_write_parquet(tabular, folder / "documents.parquet")), **columns)
-        return Source(location=str(_write_lines(_rows(given, columns), folder / "documents.jsonl")), **columns)
-    except OSError as error:
-        raise storage_error("write", str(folder), error) from error
+    if tabular is not None:
+        path = _write_parquet(tabular, folder / "documents.parquet")
+    else:
+        path = _write_lines(_rows(given, columns), folder / "documents.jsonl")
+    return Source(location=str(path), **columns)
 
 
 def _batches(given: object) -> pa.RecordBatchReader | None:
@@ -66,6 +65,8 @@ def _write_parquet(reader: pa.RecordBatchReader, path: Path) -> Path:
                 writer.write_batch(batch.select(names))
     except pa.ArrowException as error:
         raise SourceError(f"documents: the table cannot be written as Parquet ({error}).") from error
+    except OSError as error:
+        raise storage_error("write", str(path), error) from error
     return path
 
 
@@ -92,7 +93,10 @@ def _write_lines(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
                 line = encoder.encode(row)
             except UnicodeEncodeError:
                 line = encoder.encode(_mended(row))
-            file.write(line + b"\n")
+            try:
+                file.write(line + b"\n")
+            except OSError as error:  # an error of the caller's own iterable stays what it is
+                raise storage_error("write", str(path), error) from error
     return path
 
 

@@ -6,8 +6,10 @@ import doctest
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -67,30 +69,33 @@ class Interchanged:
         return self._table.__dataframe__(nan_as_null, allow_copy)
 
 
-def _forms() -> dict[str, object]:
-    import duckdb
-    import pandas as pd
-
-    table = pa.Table.from_pylist(ANIMALS)
-    frame = pd.DataFrame(ANIMALS)
-    frame.index = frame.index + 7  # an index that has no name is nobody's metadata
-    return {
-        "a list of dictionaries": ANIMALS,
-        "a generator": (dict(row) for row in ANIMALS),
-        "a mapping": {str(row["id"]): {name: row[name] for name in row if name != "id"} for row in ANIMALS},
-        "an Arrow table": table,
-        "batches as they come": table.to_reader(),
-        "a pandas dataframe": frame,
-        "a DuckDB relation": duckdb.connect().from_arrow(table),
-        "a dataframe by interchange": Interchanged(table),
-    }
+TABLE = pa.Table.from_pylist(ANIMALS)
+FORMS: dict[str, Callable[[], object]] = {
+    "a list of dictionaries": lambda: ANIMALS,
+    "a generator": lambda: (dict(row) for row in ANIMALS),
+    "a mapping": lambda: {row["id"]: {name: row[name] for name in row if name != "id"} for row in ANIMALS},
+    "an Arrow table": lambda: TABLE,
+    "batches as they come": TABLE.to_reader,
+    "a DuckDB relation": lambda: duckdb.connect().from_arrow(TABLE),
+    "a dataframe by interchange": lambda: Interchanged(TABLE),
+}
 
 
-@pytest.mark.parametrize("form", list(_forms()))
+@pytest.mark.parametrize("form", FORMS)
 def test_documents_come_in_every_form_that_python_has(form: str, animals: Collection) -> None:
     """The index holds them already, with equal content: nothing changes."""
-    again = animals.add(_forms()[form])
+    again = animals.add(FORMS[form]())
     assert (again.version, again.unchanged, again.added, len(again.rejected)) == (1, 3, 0, 0)
+
+
+def test_dataframes_of_pandas_come_and_go(animals: Collection) -> None:
+    """A dataframe is added, its index left out where it has no name, and an answer turns into one."""
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(ANIMALS)
+    frame.index = frame.index + 7
+    assert animals.add(frame).unchanged == 3
+    answer = animals.search("Who makes honey?")
+    assert list(answer.to_pandas()["score"]) == [hit.score for hit in answer]
 
 
 def test_a_source_of_another_shape_is_added_by_its_columns(tmp_path: Path) -> None:
@@ -194,8 +199,6 @@ def test_answers_turn_into_tables_and_dictionaries(animals: Collection) -> None:
     assert table.column("document_id").to_pylist() == [hit.document_id for hit in answer]
     assert table.column("metadata").to_pylist()[0] == {"legs": 6}
     assert answer.to_dicts()[0]["text"] == "They make honey from nectar."
-    frame = answer.to_pandas()
-    assert list(frame["score"]) == [hit.score for hit in answer]
     nothing = animals.search("honey", where={"op": "==", "column": "legs", "value": 7})
     assert (len(nothing), nothing.to_arrow().column_names) == (0, table.column_names)
 
