@@ -8,10 +8,11 @@ import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from colonnade.asking import batch_search, explain, export, sql
 from colonnade.keys import app as keys
 from colonnade.options import (
     DeviceOption,
@@ -20,6 +21,7 @@ from colonnade.options import (
     IndexArgument,
     Json,
     ListRejected,
+    Recalled,
     SourceArgument,
     TextColumn,
     TitleColumn,
@@ -57,7 +59,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (serve, versions, compact, rollback, tag, gc, sync, reindex):
+for command in (serve, versions, compact, rollback, tag, gc, sync, reindex, batch_search, explain, sql, export):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(keys, name="keys")
@@ -83,6 +85,8 @@ def build(
     """Make an index from the documents of SOURCE. Run again, it adds what is new or changed.
 
     Every column beside id, text and title becomes metadata.
+
+    In Python: Collection(INDEX).add(SOURCE)
     """
     prepare_prefect()
     from flows.build_index import build_index
@@ -108,7 +112,10 @@ def add(
     list_rejected: ListRejected = False,
     as_json: Json = False,
 ) -> None:
-    """Add the documents of SOURCE to an index that exists; an id that it holds gets the new content."""
+    """Add the documents of SOURCE to an index that exists; an id that it holds gets the new content.
+
+    In Python: Collection(INDEX).add(SOURCE)
+    """
     prepare_prefect()
     from flows.build_index import add_documents
     from flows.parameters import AddParameters
@@ -128,7 +135,10 @@ def delete(
     where: Where = None,
     as_json: Json = False,
 ) -> None:
-    """Delete documents, by id or by a filter, as one new version."""
+    """Delete documents, by id or by a filter, as one new version.
+
+    In Python: Collection(INDEX).delete([ID, ...]) or .delete(where=FILTER)
+    """
     prepare_prefect()
     from flows.delete_documents import delete_documents
     from flows.parameters import DeleteParameters
@@ -149,16 +159,16 @@ def search(
     index: IndexArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages to return")] = 10,
-    recall: Annotated[
-        Literal["fast", "balanced", "exact"],
-        typer.Option(help="'exact' scores every passage; the others stop when few can be missing"),
-    ] = "balanced",
+    recall: Recalled = "balanced",
     where: Where = None,
     encoder: Encoder = None,
     device: DeviceOption = "auto",
     as_json: Json = False,
 ) -> None:
-    """Find the best passages for a query."""
+    """Find the best passages for a query.
+
+    In Python: Collection(INDEX).search(QUERY)
+    """
     from colonnade import terminal
     from encoding.encoder import load_encoder_of
     from index_format.filters import parse_filter
@@ -187,7 +197,10 @@ def inspect(
     rejected: Annotated[bool, typer.Option(help="List the rows that were set aside when the version was made")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell what a version of an index holds: documents, bytes by file, encoder."""
+    """Tell what a version of an index holds: documents, bytes by file, encoder.
+
+    In Python: Collection(INDEX).inspect()
+    """
     from colonnade import inspection, terminal
     from index_format.index import Index
     from index_format.reports import read_report
@@ -212,6 +225,8 @@ def verify(
     """Read all of an index and check every rule of the format; each fault with its file, row and repair.
 
     Exit code 4 when there are faults.
+
+    In Python: Collection(INDEX).verify()
     """
     from colonnade import terminal
     from index_format.store import open_store
@@ -234,6 +249,8 @@ def doctor(
     """Test whether a directory or a bucket keeps the promises that an index needs; leaves nothing behind.
 
     Exit code 5 when it does not.
+
+    In Python: index_format.doctor.examine(open_store(STORE))
     """
     from colonnade import terminal
     from index_format.doctor import examine
@@ -253,7 +270,10 @@ def demo(
     documents: Annotated[int, typer.Option(min=100, help="How many docstrings to index, at most")] = 2100,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8080,
 ) -> None:
-    """Index the docstrings of this Python and its packages, answer a few questions, and serve them."""
+    """Index the docstrings of this Python and its packages, answer a few questions, and serve them.
+
+    In Python: colonnade.demo.run_demo(INDEX, DOCUMENTS, PORT)
+    """
     prepare_prefect()
     from colonnade.demo import run_demo
 

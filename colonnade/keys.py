@@ -25,7 +25,10 @@ def make(
     days: Annotated[float | None, typer.Option(min=0, help="After how many days it ends  [default: never]")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key and print it, this once: the file holds only its hash."""
+    """Make a key and print it, this once: the file holds only its hash.
+
+    In Python: serving.keys.make_key(NAME, SCOPES) and write_keys(FILE, KEYS)
+    """
     from colonnade import terminal
     from serving.keys import make_key, read_keys, write_keys
 
@@ -39,7 +42,10 @@ def make(
 
 @app.command("list")
 def list_keys(file: KeysFile, as_json: Json = False) -> None:
-    """List the keys of a file; none of them can be told."""
+    """List the keys of a file; none of them can be told.
+
+    In Python: serving.keys.read_keys(FILE)
+    """
     from colonnade import terminal
     from serving.keys import read_keys
 
@@ -50,7 +56,10 @@ def list_keys(file: KeysFile, as_json: Json = False) -> None:
 def revoke(
     file: KeysFile, key_id: Annotated[str, typer.Argument(metavar="ID", help="The id that 'keys list' shows")]
 ) -> None:
-    """Revoke a key: within seconds no server that follows the file takes it."""
+    """Revoke a key: within seconds no server that follows the file takes it.
+
+    In Python: serving.keys.write_keys(FILE, KEYS), with those that stay
+    """
     from index_format.errors import InputError
     from serving.keys import read_keys, write_keys
 

@@ -33,6 +33,10 @@ Where = Annotated[
         "docs/filters.md has all forms",
     ),
 ]
+Recalled = Annotated[
+    Literal["fast", "balanced", "exact"],
+    typer.Option("--recall", help="'exact' scores every passage; the others stop when few can be missing"),
+]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"],
     typer.Option("--device", help="What scores passages; auto takes a GPU if torch and Triton can use one"),

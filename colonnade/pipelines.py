@@ -39,7 +39,10 @@ def sync(
     list_rejected: ListRejected = False,
     as_json: Json = False,
 ) -> None:
-    """Make INDEX hold what SOURCE holds: add, change and delete exactly the difference, as one new version."""
+    """Make INDEX hold what SOURCE holds: add, change and delete exactly the difference, as one new version.
+
+    In Python: flows.sync_index.sync_index(SyncParameters(...))
+    """
     prepare_prefect()
     from flows.parameters import SyncParameters
     from flows.sync_index import sync_index
@@ -69,6 +72,8 @@ def reindex(
 
     Without options the codebook alone is trained anew. The old version is kept. With questions, a version that
     answers them worse is not published. Servers of the old encoder keep answering from the old version.
+
+    In Python: flows.reindex_index.reindex_index(ReindexParameters(...))
     """
     prepare_prefect()
     from flows.parameters import ReindexParameters
@@ -93,6 +98,8 @@ def evaluate(
     """Measure what the answers of INDEX are worth: nDCG@10, Recall@100, MRR and MAP, beside exact MaxSim.
 
     Without questions, passages of INDEX stand for them, and only the recall of exact MaxSim can be told.
+
+    In Python: flows.evaluate_index.evaluate_index(EvaluateParameters(...))
     """
     prepare_prefect()
     from colonnade import terminal

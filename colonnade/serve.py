@@ -28,7 +28,10 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, max=10_000, help="Queries that may wait; others are refused")] = 256,
     shadow: Annotated[float, typer.Option(min=0, max=1, help="Share of queries whose recall is checked after")] = 0.0,
 ) -> None:
-    """Serve an index over HTTP, with a search page; follows new versions while it runs."""
+    """Serve an index over HTTP, with a search page; follows new versions while it runs.
+
+    In Python: serving.http.app.make_app(...) is the server, colonnade.client.Client asks it
+    """
     from colonnade.server import Place, run_server
     from encoding.encoder import load_encoder_of
     from index_format.index import Index

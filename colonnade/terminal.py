@@ -138,6 +138,11 @@ def _say(sentence: str) -> None:
     err.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
+def print_heading(text: str) -> None:
+    """What the lines below it belong to."""
+    out.print(Text(f"\n{text}", style="bold"))
+
+
 def print_hits(hits: list[Hit]) -> None:
     """Hits for people: rank, title, id, score and the passage."""
     if not hits:

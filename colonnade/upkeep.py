@@ -12,7 +12,10 @@ from colonnade.options import IndexArgument, Json
 
 
 def versions(index: IndexArgument, as_json: Json = False) -> None:
-    """List the versions that an index retains, newest first, with their tags and what made them."""
+    """List the versions that an index retains, newest first, with their tags and what made them.
+
+    In Python: Collection(INDEX).versions()
+    """
     from colonnade import inspection, terminal
     from index_format.index import Index
 
@@ -27,7 +30,10 @@ def compact(
     ] = 0.25,
     as_json: Json = False,
 ) -> None:
-    """Join small segments and leave out deleted documents; every answer stays what it was."""
+    """Join small segments and leave out deleted documents; every answer stays what it was.
+
+    In Python: Collection(INDEX).compact()
+    """
     from colonnade import terminal
     from index_format.compaction import CompactionPolicy, compact_index
     from index_format.index import Index
@@ -44,7 +50,10 @@ def rollback(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A retained version: its number, or a tag")],
     as_json: Json = False,
 ) -> None:
-    """Publish the documents of an older version as a new one. Nothing is lost: what came between is retained."""
+    """Publish the documents of an older version as a new one. Nothing is lost: what came between is retained.
+
+    In Python: Collection(INDEX).rollback(VERSION)
+    """
     from colonnade import terminal
     from index_format import history
     from index_format.change import Origin
@@ -64,7 +73,10 @@ def tag(
     remove: Annotated[bool, typer.Option("--remove", help="Forget the name instead")] = False,
     as_json: Json = False,
 ) -> None:
-    """Give a version a name; it is kept for as long as it has one."""
+    """Give a version a name; it is kept for as long as it has one.
+
+    In Python: Collection(INDEX).tag(NAME)
+    """
     from colonnade import terminal
     from index_format import history
     from index_format.change import Origin
@@ -88,6 +100,8 @@ def gc(
     """Find old versions and files that nothing needs any more, and with --delete remove them.
 
     Tagged versions are kept. A run that has been writing for longer than --keep-days has to start over.
+
+    In Python: Collection(INDEX).collect_garbage()
     """
     from colonnade import terminal
     from index_format.garbage import collect_garbage, find_garbage

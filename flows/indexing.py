@@ -12,14 +12,14 @@ from flows.summary import Stopwatch, Summary
 from index_format import keys
 from index_format.change import Addition, Origin, refuse_other_encoder
 from index_format.doctor import refuse_unsafe_store
-from index_format.errors import CodebookChanged, CommitConflict, InputError, NothingToIndex
+from index_format.errors import CodebookChanged, CommitConflict, NothingToIndex
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodebookRecord, Manifest, SegmentRecord
 from index_format.reports import read_report
 from index_format.segment import EncodedSegment
 from tasks import progress
 from tasks.assign_centroids import assign_centroids_task
-from tasks.encode_shard import Recipe, calibrate_codec_task, remove_receipts
+from tasks.encode_shard import Recipe, calibrate_codec_task, remove_receipts, wanted_tokens
 from tasks.publish import delete_documents_task, publish_task
 from tasks.stage_documents import Shard, StagedDocuments, remove_staged, stage_documents_task
 from tasks.train_codebook import train_codebook_task
@@ -108,26 +108,14 @@ def _recipe(
         passage_tokens=passage_tokens, overlap_tokens=parameters.overlap_tokens, pool_factor=parameters.pool_factor
     )
     if base is not None:
-        codec, chunking = base.codec, base.chunking
-    else:
-        codec = calibrate_codec_task(index.address, shards[0], checkpoint.name, chunking, parameters.bits)
+        return Recipe.of(index.address, base, checkpoint.record)
     return Recipe(
         address=index.address,
         encoder_name=checkpoint.name,
         encoder=checkpoint.record,
-        codec=codec,
+        codec=calibrate_codec_task(index.address, shards[0], checkpoint.name, chunking, parameters.bits),
         chunking=chunking,
-        horizon=base.horizon if base else 0,
     )
-
-
-def wanted_tokens(checkpoint: Checkpoint, passage_tokens: int | None) -> int:
-    """Most tokens of a passage: as many as the encoder takes, or fewer. Raises InputError."""
-    if (passage_tokens or 0) > checkpoint.max_tokens:
-        raise InputError(
-            f"passage_tokens: {checkpoint.name} takes {checkpoint.max_tokens} at most, got {passage_tokens}."
-        )
-    return passage_tokens or checkpoint.max_tokens
 
 
 def _origin(operation: str, staged: StagedDocuments, parameters: BuildParameters) -> Origin:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from encoding.checkpoint import open_checkpoint
-from flows.indexing import assign_all, wanted_tokens
+from flows.indexing import assign_all
 from flows.parameters import ReindexParameters
 from flows.spread import encode_shards
 from flows.summary import Stopwatch, Summary
@@ -16,7 +16,7 @@ from index_format.errors import CommitConflict, InputError, NotCaughtUp
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodebookRecord, Manifest, SegmentRecord
 from index_format.segment import EncodedSegment
-from tasks.encode_shard import Recipe, calibrate_codec_task, remove_receipts
+from tasks.encode_shard import Recipe, calibrate_codec_task, remove_receipts, wanted_tokens
 from tasks.publish import publish_codebook_task, publish_vectors_task
 from tasks.restage import restage_documents_task
 from tasks.stage_documents import Shard, remove_staged
@@ -47,7 +47,7 @@ def renew_codebook(index: Index, base: Manifest, gate: Gate) -> Summary:
     with watch.stage("codebook"):
         codebook = train_codebook_task(index.address, base.segments, base.codec, dim)
     with watch.stage("centroids"):
-        records = assign_all(base.segments, _recipe_of(index, base), codebook)
+        records = assign_all(base.segments, Recipe.of(index.address, base, base.encoder), codebook)
     with watch.stage("evaluate"):
         gate(next_version(base, commit_record(_ORIGIN), records, codebook=codebook))
     with watch.stage("publish"):
@@ -112,17 +112,6 @@ def _new_recipe(index: Index, base: Manifest, parameters: ReindexParameters, sha
         encoder=checkpoint.record,
         codec=codec,
         chunking=chunking,
-        horizon=base.horizon,
-    )
-
-
-def _recipe_of(index: Index, base: Manifest) -> Recipe:
-    return Recipe(
-        address=index.address,
-        encoder_name=base.encoder.name,
-        encoder=base.encoder,
-        codec=base.codec,
-        chunking=base.chunking,
         horizon=base.horizon,
     )
 

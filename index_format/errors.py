@@ -29,7 +29,15 @@ from typing import Any
 
 
 class ColonnadeError(Exception):
-    """Root of all errors that Colonnade raises on purpose."""
+    """Root of all errors that Colonnade raises on purpose.
+
+    >>> from colonnade import Collection, ColonnadeError
+    >>> try:
+    ...     Collection("nowhere").search("Who makes honey?")
+    ... except ColonnadeError as error:
+    ...     print(type(error).__name__)
+    IndexNotFound
+    """
 
 
 class InputError(ColonnadeError):

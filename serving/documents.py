@@ -16,12 +16,31 @@ MAX_IDS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document as it was given."""
+    """A document as it was given.
+
+    >>> from colonnade import Collection
+    >>> animals = Collection("animals-index")
+    >>> change = animals.add({"bees": "Bees make honey.", "cats": {"text": "Cats sleep.", "legs": 4}})
+    >>> animals.documents(["cats", "dogs"])[0]
+    Document(document_id='cats', title=None, text='Cats sleep.', metadata={'legs': 4})
+    """
 
     document_id: str
     title: str | None
     text: str
     metadata: dict[str, object]
+
+
+def matching_ids(snapshot: Snapshot, matching: Filter | None) -> list[str]:
+    """The ids of the live documents that match a filter, all without one. Raises InputError when it does not fit."""
+    if matching is not None and snapshot.segments:
+        refuse_misfit(matching, snapshot.columns)
+    found: list[str] = []
+    for segment in snapshot.segments:
+        live = ~segment.deleted_rows
+        rows = np.flatnonzero(live if matching is None else live & matching_rows(matching, segment))
+        found += segment.document_ids.take(rows).to_pylist()
+    return found
 
 
 def fetch_documents(snapshot: Snapshot, ids: Sequence[str], matching: Filter | None = None) -> list[Document]:

@@ -34,7 +34,15 @@ FIRST_PER_HIT = 4
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage that a search found. `start` and `end` count characters of the document's text."""
+    """A passage that a search found. `start` and `end` count characters of the document's text.
+
+    >>> from colonnade import Collection
+    >>> animals = Collection("animals-index")
+    >>> change = animals.add([{"id": "bees", "title": "Bees", "text": "They make honey.", "legs": 6}])
+    >>> hit = animals.search("Who makes something sweet?")[0]
+    >>> hit.document_id, hit.passage, hit.title, hit.text, hit.metadata
+    ('bees', 0, 'Bees', 'They make honey.', {'legs': 6})
+    """
 
     document_id: str
     passage: int

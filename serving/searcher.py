@@ -63,8 +63,10 @@ class Fault:
 class Searcher:
     """Answers queries from one snapshot at a time; `refresh` swaps in a newer one between two queries."""
 
-    def __init__(self, index: Index, encoder: Encoder, device: Device = "cpu") -> None:
-        """device: where passages are scored."""
+    def __init__(
+        self, index: Index, encoder: Encoder, device: Device = "cpu", manifest: Manifest | None = None
+    ) -> None:
+        """device: where passages are scored. manifest: of the version to begin with; the current one by default."""
         self._index = index
         self.encoder = encoder
         self._device = device
@@ -73,7 +75,7 @@ class Searcher:
         self._opening = threading.Lock()
         self._manifests: dict[int, Manifest] = {}
         self._listed_at = -math.inf
-        self.snapshot = self._open(None)
+        self.snapshot = self._open(None, manifest)
 
     def search(self, query: SearchQuery) -> Answer:
         """The best passages for one query, encoded here unless it brings its vectors."""
@@ -192,12 +194,12 @@ class Searcher:
         self._listed_at = time.monotonic()
         return max(found, default=0)
 
-    def _open(self, previous: Snapshot | None) -> Snapshot:
+    def _open(self, previous: Snapshot | None, wanted: Manifest | None = None) -> Snapshot:
         def opener(manifest: Manifest) -> Snapshot:
             refuse_other_encoder(manifest, self.encoder.record, where=self._index.address)
             return open_snapshot(self._index, manifest, previous, device=self._device)
 
-        snapshot = self._index.open_current(opener)
+        snapshot = opener(wanted) if wanted else self._index.open_current(opener)
         for text in _WARM_QUERIES:
             search(snapshot, self.encoder.encode_query(text), 1)
         return snapshot

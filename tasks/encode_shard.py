@@ -16,16 +16,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from encoding.checkpoint import Checkpoint
 from encoding.chunking import Chunker, Passage
 from encoding.encoder import Encoder, load_encoder
 from encoding.memory import give_back
 from index_format import keys, schema
 from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
-from index_format.errors import EncoderMismatch, IndexCorrupt, ObjectExists, ObjectMissing
+from index_format.errors import EncoderMismatch, IndexCorrupt, InputError, ObjectExists, ObjectMissing
 from index_format.files import write_object
 from index_format.index import Index
-from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord
+from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, Manifest
 from index_format.npz import write_npz
 from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_segment
 from tasks import progress
@@ -46,11 +47,32 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     chunking: ChunkingRecord
     horizon: int = 0  # finished work from before it may be collected at any moment
 
+    @staticmethod
+    def of(address: str, base: Manifest, encoder: EncoderRecord) -> Recipe:
+        """As an index was begun. encoder: the index's own, under the name by which it is found now."""
+        return Recipe(
+            address=address,
+            encoder_name=encoder.name,
+            encoder=encoder,
+            codec=base.codec,
+            chunking=base.chunking,
+            horizon=base.horizon,
+        )
+
     def work_key(self, shard: Shard) -> str:
         """The name of the result of encoding `shard` this way."""
         parts = [shard.content, self.encoder.fingerprint, self.codec.file.sha256, self.codec.bits]
         parts += [self.chunking.passage_tokens, self.chunking.overlap_tokens, self.chunking.pool_factor]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def wanted_tokens(checkpoint: Checkpoint, passage_tokens: int | None) -> int:
+    """Most tokens of a passage: as many as the encoder takes, or fewer. Raises InputError."""
+    if (passage_tokens or 0) > checkpoint.max_tokens:
+        raise InputError(
+            f"passage_tokens: {checkpoint.name} takes {checkpoint.max_tokens} at most, got {passage_tokens}."
+        )
+    return passage_tokens or checkpoint.max_tokens
 
 
 def calibrate_codec(address: str, shard: Shard, encoder_name: str, chunking: ChunkingRecord, bits: int) -> CodecRecord:

@@ -45,13 +45,14 @@ def read_questions(judged: Judged) -> tuple[dict[str, str], dict[str, dict[str, 
     Raises SourceError when a file cannot be read, or when the two have no query in common.
     """
     judgements = answerable(_read_judgements(judged.judgements))
-    queries = {query: text for query, text in _read_queries(judged.queries).items() if query in judgements}
+    queries = {query: text for query, text in read_queries(judged.queries).items() if query in judgements}
     if not queries:
         raise SourceError(f"{judged.queries}: none of its queries has a relevant document in {judged.judgements}.")
     return queries, {query: judgements[query] for query in queries}
 
 
-def _read_queries(location: str) -> dict[str, str]:
+def read_queries(location: str) -> dict[str, str]:
+    """Texts by query id, in the order of a file with an id and a text for each. Raises SourceError."""
     table = _read_table(location, headless=("id", "text"))
     return dict(zip(*(_strings(table, location, names) for names in (_QUERY_ID, _QUERY_TEXT)), strict=True))
 

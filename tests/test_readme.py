@@ -65,6 +65,16 @@ def test_every_file_that_a_paper_links_to_is_there() -> None:
             assert (PROJECT / target).exists(), f"{paper} links to {target}"
 
 
+def test_the_session_in_python_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Add, search and ask in SQL."""
+    monkeypatch.chdir(tmp_path)
+    (session,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(session, {})
+    assert "owls Owls hunt at night." in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_session_with_ones_own_documents_runs_as_printed(server, tmp_path: Path) -> None:
     """Build, search, add, delete, inspect and serve, on the README's own documents."""
