@@ -40,7 +40,8 @@ class SnapshotWords:
         scores = np.zeros(len(self.lengths))
         if not query or not among.passages:
             return scores.astype(np.float32)
-        average = max(1.0, float(self.lengths @ among.mask) / among.passages)  # whole numbers: no order changes it
+        total = float(self.lengths[among.mask].sum())  # of whole numbers, so their order does not matter
+        average = max(1.0, total / among.passages)
         damping = self.lengths * (K1 * B / average) + K1 * (1 - B)
         for word in dict.fromkeys(query):
             passages, counts = self._among(word, among)
