@@ -161,6 +161,20 @@ def test_a_filter_is_built_from_the_columns(page: Page, address: str) -> None:
     assert json.loads(page.value("new URLSearchParams(location.search).get('filter')")) == expression
 
 
+def test_words_are_ranked_too_where_that_is_chosen(page: Page, address: str) -> None:
+    """Both sides of each hit are told, the choice stands in the address, and plain ranking comes back with it."""
+    _ask(page, address, "honey", hybrid="rank")
+    facts = "document.querySelector('#hits li .facts').textContent"
+    assert "BM25 0." in page.value(facts)
+    assert page.value("document.getElementById('ranked').value") == "rank"
+    page.value(
+        "(() => { const ranked = document.getElementById('ranked');"
+        "ranked.value = ''; ranked.dispatchEvent(new Event('change')); })()"
+    )
+    page.wait_for(f"!{facts}.includes('BM25')")
+    assert page.value("new URLSearchParams(location.search).get('hybrid')") is None
+
+
 def test_a_filter_that_cannot_be_is_told(page: Page, address: str) -> None:
     """With the server's reason, in place of hits."""
     page.open(f"{address}/?q=honey&filter=" + urllib.parse.quote('{"op": "is_null", "column": "yaer"}'))
