@@ -7,9 +7,11 @@ nothing of the words of others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from serving.word_counts import WordCounts
 
 K1 = 1.2
 B = 0.75
+MOST_WORDS = 128
+"""Different words of a query that are looked up, the first of them: each may be in every passage."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,10 @@ class SnapshotWords:
         total = float(self.lengths[among.mask].sum())  # of whole numbers, so their order does not matter
         average = max(1.0, total / among.passages)
         damping = self.lengths * (K1 * B / average) + K1 * (1 - B)
-        for word in dict.fromkeys(query):
+        for word, times in islice(Counter(query).items(), MOST_WORDS):
             passages, counts = self._among(word, among)
             rarity = np.log(1 + (among.passages - len(passages) + 0.5) / (len(passages) + 0.5))
-            scores[passages] += query.count(word) * rarity * counts / (counts + damping[passages])
+            scores[passages] += times * rarity * counts / (counts + damping[passages])
         return scores.astype(np.float32)
 
     def _among(self, word: int, among: Selection) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

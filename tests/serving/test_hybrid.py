@@ -14,6 +14,7 @@ from index_format.filters import parse_filter
 from index_format.history import rollback
 from index_format.index import Index
 from serving import word_counts
+from serving.bm25 import MOST_WORDS
 from serving.hybrid import Fusion, rank_hybrid, rank_words
 from serving.search import Hit, Ranking, rank, read_hits
 from serving.snapshot import Snapshot, open_snapshot
@@ -115,6 +116,15 @@ def test_a_query_without_a_known_word_is_ranked_by_maxsim_alone(tmp_path: Path) 
         assert rank_words(snapshot, query, 10).passages == []
         ranking = rank_hybrid(snapshot, query, _vectors(), 10, fusion=Fusion())
         assert ranking.passages == rank(snapshot, _vectors(), 10).passages
+
+
+def test_of_a_long_query_the_first_words_count(tmp_path: Path) -> None:
+    """Or one question could hold up all others."""
+    snapshot = open_snapshot(_index(tmp_path, DOCUMENTS))
+    others = " ".join(f"word{number}" for number in range(MOST_WORDS - 1))
+    first, beyond = rank_words(snapshot, f"{others} amber", 10), rank_words(snapshot, f"{others} amber fjord", 10)
+    assert first.passages
+    assert beyond == first
 
 
 def test_words_are_counted_once_a_segment_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
