@@ -161,6 +161,13 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages to return")] = 10,
     recall: Recalled = "balanced",
     where: Where = None,
+    hybrid: Annotated[
+        Literal["rank", "weight"] | None,
+        typer.Option(
+            help="Rank by BM25 too: 'rank' adds reciprocal ranks, 'weight' the scores, each spread from 0 to 1"
+        ),
+    ] = None,
+    weight: Annotated[float, typer.Option(min=0, max=1, help="The share of MaxSim in a hybrid search")] = 0.5,
     encoder: Encoder = None,
     device: DeviceOption = "auto",
     as_json: Json = False,
@@ -174,6 +181,7 @@ def search(
     from index_format.filters import parse_filter
     from index_format.index import Index
     from serving.device import choose_device
+    from serving.hybrid import Fusion
     from serving.query import SearchQuery
     from serving.searcher import Searcher
 
@@ -183,7 +191,8 @@ def search(
     place = Index.at(index)
     chosen = choose_device(device)
     searcher = Searcher(place, load_encoder_of(place.current().encoder, encoder), chosen)
-    answer = searcher.search(SearchQuery(query, k=k, recall=recall, matching=matching))
+    fusion = None if hybrid is None else Fusion(hybrid, weight)
+    answer = searcher.search(SearchQuery(query, k=k, recall=recall, matching=matching, fusion=fusion))
     if as_json:
         terminal.print_json(asdict(answer))
     else:

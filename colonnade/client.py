@@ -27,6 +27,15 @@ _AGAIN = {429, 503}
 _LONGEST_SECONDS = 30.0
 
 
+class Fused(msgspec.Struct, frozen=True):
+    """The two sides of a hybrid search: scores, and the rank among the best of each, from 1, if it is one of them."""
+
+    maxsim: float
+    maxsim_rank: int | None
+    bm25: float
+    bm25_rank: int | None
+
+
 class Hit(msgspec.Struct, frozen=True):
     """A passage that was found. start, end: characters of its document. What `fields` left out is None."""
 
@@ -38,6 +47,7 @@ class Hit(msgspec.Struct, frozen=True):
     title: str | None = None
     text: str | None = None
     metadata: dict[str, Any] | None = None
+    fused: Fused | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,7 +21,9 @@ from colonnade.options import (
 from colonnade.running import prepare_prefect, run_and_tell, run_flow, validated
 from index_format.errors import InputError
 
-Queries = Annotated[str | None, typer.Option(help="Questions: .parquet, .jsonl, .csv or .tsv with an id and a text")]
+Queries = Annotated[
+    str | None, typer.Option(help="Questions: TREC topics, or .parquet, .jsonl, .csv, .tsv with an id and a text")
+]
 Judgements = Annotated[
     str | None, typer.Option(help="Their answers: TREC qrels, or .parquet, .jsonl, .csv, .tsv with relevances")
 ]
@@ -92,10 +95,15 @@ def evaluate(
     judgements: Judgements = None,
     version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
     beside: Annotated[int | None, typer.Option(help="Another version to compare it with")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with the measures and what became of each query; needs questions")
+    ] = None,
     encoder: Encoder = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what the answers of INDEX are worth: nDCG@10, Recall@100, MRR and MAP, beside exact MaxSim.
+    """Measure what the answers of INDEX are worth: nDCG@10, Recall@100, MRR and MAP.
+
+    Beside them those of exact MaxSim, of BM25, of both together (`search --hybrid`), and of another version.
 
     Without questions, passages of INDEX stand for them, and only the recall of exact MaxSim can be told.
 
@@ -106,11 +114,16 @@ def evaluate(
     from flows.evaluate_index import evaluate_index
     from flows.evaluation import measures_table
     from flows.parameters import EvaluateParameters
+    from flows.report import write_report
 
     judged = _judged(queries, judgements)
+    if report is not None and judged is None:
+        raise InputError("--report tells of each question: name --queries and --judgements.")
     wanted = {"index": index, "judged": judged, "version": version, "beside": beside, "encoder": encoder}
     parameters = validated(EvaluateParameters, **wanted)
     done = run_flow(lambda: evaluate_index(parameters))
+    if report is not None:
+        write_report(report, done)
     if as_json:
         terminal.print_json({**asdict(done), "differences": done.differences})
         return

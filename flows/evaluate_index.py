@@ -1,4 +1,4 @@
-"""What the answers of an index are worth, beside exact MaxSim and beside an older version."""
+"""What the answers of an index are worth, beside exact MaxSim, BM25, both together, and an older version."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def evaluate_index(parameters: EvaluateParameters) -> Comparison:
     index = Index.at(parameters.index)
     questions = read_questions(parameters.judged) if parameters.judged else None
     current = index.current() if parameters.version is None else index.version(parameters.version)
-    measured = measure_version(index, current, questions, parameters.encoder)
+    measured = measure_version(index, current, questions, parameters.encoder, words=True)
     previous = None
     if parameters.beside is not None:
         previous = measure_version(index, index.version(parameters.beside), questions, parameters.beside_encoder)
-    comparison = Comparison(index.address, measured, previous)
+    comparison = Comparison(index.address, measured, previous, questions[0] if questions else {})
     show_comparison(comparison)
     show_drift_of(index, current.version)
     link_version(index.address, current.version)

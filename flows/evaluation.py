@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_image_artifact, create_table_artifact
 
+from flows.picture import MEASURE, differences, picture_address
 from flows.sight import show_drift
 from index_format.errors import WorseAnswers
 from index_format.index import Index
 from index_format.manifest import Manifest
 from tasks.drift import measure_drift_task
-from tasks.evaluate import Evaluation, evaluate_sample_task, evaluate_task
-from tasks.measures import Judgements
+from tasks.evaluate import EXACT, Evaluation, evaluate_sample_task, evaluate_task
+from tasks.measures import Judgements, PerQuery, mean
 
 SAMPLE = 100  # passages that stand for queries where there are none
-MEASURE = "nDCG@10"  # what decides where there are judgements
 _SHOWN = 20  # queries that differ most
 
 Questions = tuple[dict[str, str], Judgements]
@@ -24,11 +24,12 @@ Questions = tuple[dict[str, str], Judgements]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A version measured, and perhaps another beside it."""
+    """A version measured, and perhaps another beside it. texts: of the queries, by id."""
 
     index: str
     measured: Evaluation
     beside: Evaluation | None = None
+    texts: dict[str, str] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
@@ -52,24 +53,32 @@ class Comparison:
             for _, query in most
         ]
 
+    @cached_property
+    def references(self) -> dict[str, PerQuery]:
+        """What the version's answers are held against, by name: the measures of each query."""
+        before = {} if self.beside is None else {f"version {self.beside.version}": self.beside.per_query}
+        return {**before, **self.measured.others} if self.measured.per_query else {}
+
 
 def measure_version(
-    index: Index, manifest: Manifest, questions: Questions | None, encoder: str | None = None
+    index: Index, manifest: Manifest, questions: Questions | None, encoder: str | None = None, *, words: bool = False
 ) -> Evaluation:
-    """Measure a version, by questions where there are any."""
+    """Measure a version, by questions where there are any; words: and BM25 and the hybrid searches too."""
     if questions is None:
         return evaluate_sample_task(index.address, manifest, SAMPLE)
-    return evaluate_task(index.address, manifest, *questions, encoder)
+    return evaluate_task(index.address, manifest, *questions, encoder, words=words)
 
 
 def measures_table(comparison: Comparison) -> list[dict[str, object]]:
-    """A row for each measure: as served, exact, and of the version beside it."""
+    """A row for each measure: as served, exact, by words where that was asked for, and of the version beside it."""
     measured, beside = comparison.measured, comparison.beside
+    others = {other: mean(found) for other, found in measured.others.items() if other != EXACT}
     rows: list[dict[str, object]] = []
     for name in [*measured.served, "Recall@10 of exact"]:
         row: dict[str, object] = {"measure": name}
         row[f"version {measured.version}"] = round(measured.served.get(name, measured.recall_10), 4)
-        row["exact MaxSim"] = round(measured.exact.get(name, 1.0), 4)
+        row[EXACT] = round(measured.exact.get(name, 1.0), 4)
+        row |= {other: round(means[name], 4) if name in means else None for other, means in others.items()}
         if beside is not None:
             row[f"version {beside.version}"] = round(beside.served.get(name, beside.recall_10), 4)
         rows.append(row)
@@ -77,8 +86,11 @@ def measures_table(comparison: Comparison) -> list[dict[str, object]]:
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """Leave the measures, and the queries that differ most, on the run's page."""
+    """Leave the measures, a picture of each query, and the queries that differ most, on the run's page."""
     create_table_artifact(key="evaluation", table=measures_table(comparison), description=comparison.index)
+    for name, reference in list(comparison.references.items())[:1]:
+        picture = picture_address(differences(comparison.measured.per_query, reference))
+        create_image_artifact(picture, key="picture", description=f"{MEASURE} of each query, less that of {name}")
     if comparison.differences:
         create_table_artifact(key="differences", table=comparison.differences, description="nDCG@10 by query")
 

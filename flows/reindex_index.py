@@ -26,8 +26,8 @@ def reindex_index(parameters: ReindexParameters) -> Summary:
     def gate(proposed: Manifest) -> None:
         if questions is None and not only_codebook:
             return  # rankings of two encoders can only be compared by judgements
-        versions = [measure_version(index, manifest, questions) for manifest in (proposed, base)]
-        comparison = Comparison(index.address, *versions)
+        measured, beside = (measure_version(index, manifest, questions) for manifest in (proposed, base))
+        comparison = Comparison(index.address, measured, beside)
         show_comparison(comparison)
         refuse_worse(comparison, parameters.tolerance)
 

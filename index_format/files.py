@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import mmap
 import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from index_format.errors import IndexCorrupt, InputError, ObjectExists, ObjectMissing, storage_error
 from index_format.manifest import FileRef
 from index_format.store import Store
+
+_log = logging.getLogger("colonnade.files")
 
 CACHE_GIB = 64.0
 _AT_ONCE = 8  # files fetched or checked at the same time
@@ -78,6 +82,32 @@ class FileCache:
                 pass
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def derived(self, name: str, make: Callable[[], bytes]) -> memoryview:
+        """Bytes that can be made anew at any time, kept in a file beside the copies, within the same limit.
+
+        name: a SHA-256 of all that decides them. A file that is no longer what was written is made again; where none
+        can be written, the bytes are given all the same.
+        """
+        folder = self._directory / name[:2]
+        for path in folder.glob(f"{name}.*"):
+            if path.suffix != _PART and (mapped := _map_if_sound(path)) is not None:
+                return mapped
+        data = make()
+        path = folder / f"{name}.{hashlib.sha256(data).hexdigest()}"
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PART}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            partial.replace(path)
+        except OSError as error:
+            _log.warning("%s cannot be kept, and will be made again: %s", path, error)
+            return memoryview(data)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+        self._make_room(len(data))
+        return _map_if_sound(path) or memoryview(data)
 
     def hold(self, references: Iterable[FileRef]) -> None:
         """Say that from now on only these files are in use."""
@@ -166,6 +196,17 @@ def default_cache_limit() -> int:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _map_if_sound(path: Path) -> memoryview | None:
+    """A derived file, mapped, if its content has the SHA-256 that its name ends with. Says that it is in use."""
+    try:
+        with path.open("rb") as file:
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        os.utime(path)
+    except (OSError, ValueError):  # gone, or empty
+        return None
+    return mapped if path.suffix == f".{hashlib.sha256(mapped).hexdigest()}" else None
 
 
 def _is_sound(path: Path, reference: FileRef) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -103,6 +103,7 @@ def write_centroids(
 
 
 _BLOCK = 16384  # tokens decompressed at once
+_TEXTS = 64 * schema.ROW_GROUP  # documents whose texts are in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +259,22 @@ class SegmentReader:
     def read_table(self) -> pa.Table:
         """The whole of documents.parquet, deleted documents too."""
         return self._read_columns(self.documents_schema.names)
+
+    def passage_texts(self) -> Iterator[list[str]]:
+        """Title and text of each passage, by ordinal, as its encoder was given them; some documents at a time."""
+        document_rows = self.document_rows
+        starts, ends = (self.passages[name].to_pylist() for name in ("start", "end"))
+        for group in range(0, self.record.documents, _TEXTS):
+            groups = range(
+                group // schema.ROW_GROUP, -(-min(group + _TEXTS, self.record.documents) // schema.ROW_GROUP)
+            )
+            documents = self._read_columns(["title", "text"], list(groups))
+            titles, texts = (documents[name].to_pylist() for name in ("title", "text"))
+            first, last = np.searchsorted(document_rows, [group, group + _TEXTS]).tolist()
+            yield [
+                f"{titles[row - group] or ''} {texts[row - group][starts[ordinal] : ends[ordinal]]}"
+                for ordinal, row in enumerate(document_rows[first:last].tolist(), start=first)
+            ]
 
     def read_documents(self, rows: list[int]) -> list[dict[str, object]]:
         """Whole documents (id, title, text, metadata) in the order of `rows`; reads only their row groups.

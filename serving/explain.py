@@ -62,6 +62,7 @@ class Match:
 class HitExplanation:
     """One match for each token of the query, in its order. The weights, added as float32, are the score.
 
+    Of a hybrid search, they are the MaxSim that went into it.
     pooled: whether vectors stand for several tokens. note: why there are no spans, where there should be.
     """
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_format.filters import Filter
+from serving.hybrid import Fusion
 from serving.search import Recall
 
 
@@ -17,6 +18,7 @@ class SearchQuery:
 
     The answer has the hits from place `offset` on, `k` of them. recall: as in `serving.search.rank`.
     matching: which documents may be found. explain: whether the answer says what matched.
+    fusion: how MaxSim and BM25 become one; without it MaxSim alone answers. BM25 needs the text.
     """
 
     text: str | None = None
@@ -26,6 +28,8 @@ class SearchQuery:
     recall: Recall = "balanced"
     matching: Filter | None = None
     explain: bool = False
+    fusion: Fusion | None = None
 
     def __post_init__(self) -> None:
         assert (self.text is None) != (self.vectors is None), "a query is a text or vectors"
+        assert self.fusion is None or self.text is not None, "BM25 knows texts alone"

@@ -13,6 +13,8 @@ misses nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +35,23 @@ FIRST_PER_HIT = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Fused:
+    """What the two sides of a hybrid search say of a passage: their scores, and its rank among the best of each.
+
+    Ranks count from 1, and are None where a side does not have it among its best. bm25 is 0 without a common word.
+    """
+
+    maxsim: float
+    maxsim_rank: int | None
+    bm25: float
+    bm25_rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A passage that a search found. `start` and `end` count characters of the document's text.
+
+    score: MaxSim, or of a hybrid search what was made of both sides, which are in `fused`.
 
     >>> from colonnade import Collection
     >>> animals = Collection("animals-index")
@@ -52,15 +69,25 @@ class Hit:
     title: str | None
     text: str
     metadata: dict[str, object]
+    fused: Fused | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The best passages of a snapshot, best first. scored: how many passages got a MaxSim."""
+    """The best passages of a snapshot, best first. scored: how many passages got a MaxSim.
+
+    fused: of a hybrid search, what each side says of each.
+    """
 
     passages: list[int]
     scores: list[float]
     scored: int
+    fused: list[Fused] | None = None
+
+    def after(self, offset: int) -> Ranking:
+        """The same without the best `offset`."""
+        fused = None if self.fused is None else self.fused[offset:]
+        return Ranking(self.passages[offset:], self.scores[offset:], self.scored, fused)
 
 
 def search(
@@ -106,22 +133,28 @@ def rank(
     else:
         first, tolerance = (candidates, np.inf) if candidates else (max(FIRST, FIRST_PER_HIT * k), TOLERANCE[recall])
         scored = score_candidates(scorer.approximate(), scorer.maxsim, k, first=first, tolerance=tolerance)
-    passages, scores = _best(snapshot, scored, k)
+    passages, scores = best_of(snapshot, scored, k)
     return Ranking(passages, scores, scored.count)
 
 
-def _best(snapshot: Snapshot, scored: Scored, k: int) -> tuple[list[int], list[float]]:
+def best_of(snapshot: Snapshot, scored: Scored, k: int) -> tuple[list[int], list[float]]:
     """The best k by score, then by document id, then by place in the document."""
     passages, scores = scored.passages, scored.scores
     if k < len(scores):
         threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
         passages, scores = passages[scores >= threshold], scores[scores >= threshold]
-    keys = []
-    for passage, score in zip(passages.tolist(), scores.tolist(), strict=True):
-        segment, ordinal = snapshot.place(passage)
-        keys.append((-score, segment.document_id(ordinal), int(segment.numbers[ordinal]), passage))
-    keys.sort()
-    return [key[-1] for key in keys[:k]], [-key[0] for key in keys[:k]]
+    order = np.argsort(-scores, kind="stable")
+    ranked: list[int] = []
+    for _, tied in groupby(order.tolist(), key=scores.__getitem__):
+        places = passages[list(tied)].tolist()
+        # Ids are looked up where they decide.
+        ranked += places if len(places) == 1 else sorted(places, key=partial(_identity, snapshot))
+    return ranked[:k], scores[order[:k]].tolist()
+
+
+def _identity(snapshot: Snapshot, passage: int) -> tuple[str, int]:
+    segment, ordinal = snapshot.place(passage)
+    return segment.document_id(ordinal), int(segment.numbers[ordinal])
 
 
 def read_hits(snapshot: Snapshot, ranking: Ranking) -> list[Hit]:
@@ -136,12 +169,14 @@ def read_hits(snapshot: Snapshot, ranking: Ranking) -> list[Hit]:
         for row, document in zip(sorted(rows), segment.read_documents(sorted(rows)), strict=True)
     }
     return [
-        _hit(segment, ordinal, documents[segment, int(segment.document_rows[ordinal])], score)
-        for (segment, ordinal), score in zip(places, ranking.scores, strict=True)
+        _hit(segment, ordinal, documents[segment, int(segment.document_rows[ordinal])], score, fused)
+        for (segment, ordinal), score, fused in zip(
+            places, ranking.scores, ranking.fused or repeat(None, len(places)), strict=True
+        )
     ]
 
 
-def _hit(segment: SegmentReader, ordinal: int, document: dict[str, object], score: float) -> Hit:
+def _hit(segment: SegmentReader, ordinal: int, document: dict[str, object], score: float, fused: Fused | None) -> Hit:
     start, end = segment.span(ordinal)
     metadata = document.get("metadata") or {}
     assert isinstance(metadata, dict)
@@ -154,4 +189,5 @@ def _hit(segment: SegmentReader, ordinal: int, document: dict[str, object], scor
         title=document["title"],  # type: ignore[arg-type]  # the column's type is in the schema
         text=str(document["text"])[start:end],
         metadata=metadata,
+        fused=fused,
     )

@@ -22,6 +22,7 @@ from index_format.index import Index
 from index_format.manifest import Manifest
 from serving.device import Device
 from serving.explain import Explanation, explain
+from serving.hybrid import rank_hybrid
 from serving.query import SearchQuery
 from serving.search import Hit, Ranking, Recall, rank, read_hits, search
 from serving.snapshot import Snapshot, open_snapshot
@@ -103,9 +104,8 @@ class Searcher:
         The whole answer comes from one version. Raises InputError when the filter does not fit its columns.
         """
         snapshot, start = snapshot or self.snapshot, time.perf_counter()
-        among = snapshot.select(query.matching)
-        ranking = rank(snapshot, vectors, query.offset + query.k, recall=query.recall, among=among, threads=threads)
-        wanted = Ranking(ranking.passages[query.offset :], ranking.scores[query.offset :], ranking.scored)
+        ranking = _ranking(snapshot, query, vectors, threads)
+        wanted = ranking.after(query.offset)
         hits = read_hits(snapshot, wanted)
         search_ms = 1000 * (time.perf_counter() - start)
         explanation = explain(snapshot, self.encoder, vectors, wanted, hits, query.text) if query.explain else None
@@ -203,6 +203,16 @@ class Searcher:
         for text in _WARM_QUERIES:
             search(snapshot, self.encoder.encode_query(text), 1)
         return snapshot
+
+
+def _ranking(snapshot: Snapshot, query: SearchQuery, vectors: NDArray[np.float32], threads: int) -> Ranking:
+    among, k = snapshot.select(query.matching), query.offset + query.k
+    if query.fusion is None:
+        return rank(snapshot, vectors, k, recall=query.recall, among=among, threads=threads)
+    assert query.text is not None
+    return rank_hybrid(
+        snapshot, query.text, vectors, k, fusion=query.fusion, recall=query.recall, among=among, threads=threads
+    )
 
 
 class Refresher(threading.Thread):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -19,11 +20,13 @@ from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.segment import SegmentReader
 from index_format.selection import Column, filter_columns, refuse_misfit
+from serving.bm25 import SnapshotWords
 from serving.device import Device
 from serving.kernels.segments import SegmentTable
 from serving.matches import Matches, Selection
 from serving.scorer import CpuScorer, Scorer
 from serving.scoring import CodedCentroids
+from serving.word_counts import WordCounts, load_word_counts
 
 _SELECTIONS = 8  # of the filters asked last; one takes a byte a passage
 
@@ -48,6 +51,9 @@ class Snapshot:
         self.matches: Matches = previous.matches if previous else Matches()
         self._selections: LRUCache[str, Selection] = LRUCache(_SELECTIONS)
         self._selecting = threading.Lock()
+        self._words: SnapshotWords | None = None
+        self._counts: Mapping[str, WordCounts] = previous.held_words() if previous else {}
+        self._counting = threading.Lock()
         self._device = device
         self._before = previous.scorer if previous and device != "cpu" else None
 
@@ -97,6 +103,31 @@ class Snapshot:
                 self._selections[key] = selection
         return selection
 
+    @property
+    def has_words(self) -> bool:
+        """Whether `words` is at hand."""
+        return self._words is not None
+
+    @property
+    def words(self) -> SnapshotWords:
+        """The words of all passages; made when first asked for, by segment, for those that this machine has not kept.
+
+        Takes seconds for tens of thousands of passages that are new to it.
+        """
+        with self._counting:
+            if self._words is None:
+                held = self._counts
+                self._counts = {
+                    one.record.id: held.get(one.record.id) or load_word_counts(self._index.files, one)
+                    for one in self.segments
+                }
+                self._words = SnapshotWords(list(self._counts.values()), self.first_passages)
+            return self._words
+
+    def held_words(self) -> Mapping[str, WordCounts]:
+        """The words of segments that are in memory, by the segment's id."""
+        return self._counts
+
     @cached_property
     def table(self) -> SegmentTable:
         """Where the kernels find the arrays of all segments."""
@@ -135,7 +166,8 @@ def open_snapshot(
 ) -> Snapshot:
     """Open a version, the current one unless a manifest is given. Every file is checked against its hash.
 
-    Segments that `previous` holds unchanged are shared with it. device: where passages are scored.
+    Segments that `previous` holds unchanged are shared with it, and words are at hand if it has them.
+    device: where passages are scored.
     Raises IndexNotFound, IndexCorrupt or StorageError.
     """
     manifest = manifest or index.current()
@@ -150,4 +182,7 @@ def open_snapshot(
             segment = SegmentReader(index.files, record, codec, manifest.codebook.centroids)
             segment.load()
         segments.append(segment)
-    return Snapshot(index, manifest, segments, device=device, previous=previous)
+    snapshot = Snapshot(index, manifest, segments, device=device, previous=previous)
+    if previous and previous.has_words:
+        _ = snapshot.words  # before the first question, which would wait for it
+    return snapshot

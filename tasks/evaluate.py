@@ -1,10 +1,11 @@
-"""What the answers of a version are worth: against judgements, and against exact MaxSim over all its passages."""
+"""What the answers of a version are worth: against judgements, exact MaxSim over all its passages, BM25 and both."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 from encoding.encoder import load_encoder_of
 from index_format.index import Index
 from index_format.manifest import Manifest
-from serving.search import Recall, rank
+from serving.hybrid import Fusion, rank_hybrid, rank_words
+from serving.search import Ranking, Recall, rank
 from serving.snapshot import Snapshot, open_snapshot
 from tasks.measures import DEPTH, Judgements, PerQuery, mean, measure, overlap
 from tasks.prefect_task import as_task
 
+EXACT = "exact MaxSim"
+
+_THREADS = os.cpu_count() or 1
 _FIRST_PASSAGES = 200  # of a ranking; more until they have DEPTH documents
 _SAMPLE_TOKENS = 24  # of a passage that stands for a query
 _SEED = 20
@@ -27,7 +32,8 @@ class Evaluation:
     """One version, measured. recall_10: the share of the ten best documents of exact MaxSim that a search finds.
 
     served: the measures of answers as a server gives them. exact: those when every passage is scored.
-    per_query: the measures of each query, as served. All are empty where there were no judgements.
+    per_query: the measures of each query, as served. others: those of exact MaxSim, and of BM25 and the hybrid
+    searches where they were asked for, by name. All are empty where there were no judgements.
     """
 
     version: int
@@ -37,26 +43,41 @@ class Evaluation:
     served: dict[str, float] = field(default_factory=dict)
     exact: dict[str, float] = field(default_factory=dict)
     per_query: PerQuery = field(default_factory=dict)
+    others: dict[str, PerQuery] = field(default_factory=dict)
 
 
 def evaluate(
-    address: str, manifest: Manifest, queries: Mapping[str, str], judgements: Judgements, encoder: str | None = None
+    address: str,
+    manifest: Manifest,
+    queries: Mapping[str, str],
+    judgements: Judgements,
+    encoder: str | None = None,
+    *,
+    words: bool = False,
 ) -> Evaluation:
-    """Measure a version, published or not, by judged queries. encoder: where the version's encoder is now."""
+    """Measure a version, published or not, by judged queries.
+
+    encoder: where the version's encoder is now. words: whether BM25 and the hybrid searches are measured beside it.
+    """
     loaded = load_encoder_of(manifest.encoder, encoder)
     snapshot = open_snapshot(Index.at(address), manifest)
     vectors = [loaded.encode_query(text) for text in queries.values()]
     served = dict(zip(queries, rankings(snapshot, vectors, "balanced"), strict=True))
     exact = dict(zip(queries, rankings(snapshot, vectors, "exact"), strict=True))
     per_query = measure(judgements, served)
+    others = {EXACT: measure(judgements, exact)}
+    if words:
+        for name, found in _word_rankings(snapshot, list(queries.values()), vectors).items():
+            others[name] = measure(judgements, dict(zip(queries, found, strict=True)))
     return Evaluation(
         version=manifest.version,
         encoder=manifest.encoder.name,
         queries=len(queries),
         recall_10=overlap(list(served.values()), list(exact.values())),
         served=mean(per_query),
-        exact=mean(measure(judgements, exact)),
+        exact=mean(others[EXACT]),
         per_query=per_query,
+        others=others,
     )
 
 
@@ -76,7 +97,20 @@ evaluate_sample_task = as_task(evaluate_sample, "evaluate by a sample")
 
 def rankings(snapshot: Snapshot, queries: Sequence[NDArray[np.float32]], recall: Recall) -> list[list[str]]:
     """The ids of the best documents for each query, each at the place of its best passage; at most DEPTH."""
-    return [_documents(snapshot, vectors, recall) for vectors in queries]
+    return [_documents(snapshot, partial(_rank, snapshot, vectors, recall)) for vectors in queries]
+
+
+def _word_rankings(
+    snapshot: Snapshot, texts: Sequence[str], queries: Sequence[NDArray[np.float32]]
+) -> dict[str, list[list[str]]]:
+    """The same for BM25 alone, and for both ways to add it to MaxSim, by name."""
+    found = {"BM25": [_documents(snapshot, partial(rank_words, snapshot, text)) for text in texts]}
+    for fusion in (Fusion("rank"), Fusion("weight")):
+        found[f"hybrid by {fusion.by}"] = [
+            _documents(snapshot, partial(_rank_both, snapshot, text, vectors, fusion))
+            for text, vectors in zip(texts, queries, strict=True)
+        ]
+    return found
 
 
 def sample_queries(snapshot: Snapshot, count: int) -> list[NDArray[np.float32]]:
@@ -92,10 +126,19 @@ def sample_queries(snapshot: Snapshot, count: int) -> list[NDArray[np.float32]]:
     return queries
 
 
-def _documents(snapshot: Snapshot, vectors: NDArray[np.float32], recall: Recall) -> list[str]:
-    wanted, threads = _FIRST_PASSAGES, os.cpu_count() or 1
+def _rank(snapshot: Snapshot, vectors: NDArray[np.float32], recall: Recall, k: int) -> Ranking:
+    return rank(snapshot, vectors, k, recall=recall, threads=_THREADS)
+
+
+def _rank_both(snapshot: Snapshot, text: str, vectors: NDArray[np.float32], fusion: Fusion, k: int) -> Ranking:
+    return rank_hybrid(snapshot, text, vectors, k, fusion=fusion, threads=_THREADS)
+
+
+def _documents(snapshot: Snapshot, best: Callable[[int], Ranking]) -> list[str]:
+    """The best documents of a ranking, at most DEPTH. best: its best passages, as many as asked for."""
+    wanted = _FIRST_PASSAGES
     while True:
-        passages = rank(snapshot, vectors, wanted, recall=recall, threads=threads).passages
+        passages = best(wanted).passages
         places = [snapshot.place(passage) for passage in passages]
         found = list(dict.fromkeys(segment.document_id(ordinal) for segment, ordinal in places))
         if len(found) >= DEPTH or len(passages) < wanted:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from html import unescape
 from pathlib import PurePosixPath
 
 import fsspec
@@ -20,6 +22,9 @@ _QUERY_TEXT = ("text", "query", "question")
 _DOCUMENT_ID = ("doc_id", "document_id", "corpus-id", "corpus_id", "docid")
 _RELEVANCE = ("relevance", "score", "label", "rel")
 _TREC_FIELDS = 4
+_TOPIC = re.compile(r"<top>(.*?)</top>", re.DOTALL | re.IGNORECASE)
+_TOPIC_ID = re.compile(r"<num>\s*(?:number\s*:)?\s*([^\s<]+)", re.IGNORECASE)
+_TOPIC_TITLE = re.compile(r"<title>\s*(?:topic\s*:)?\s*([^<]*)", re.IGNORECASE)
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson")
 
@@ -31,7 +36,8 @@ class Judged(BaseModel):
 
     queries: str = Field(
         min_length=1,
-        description="A .parquet, .jsonl, .csv or .tsv file with an id and a text for each query; local or s3://",
+        description="TREC topics, or a .parquet, .jsonl, .csv or .tsv file with an id and a text for each query; "
+        "local or s3://",
     )
     judgements: str = Field(
         min_length=1,
@@ -45,6 +51,7 @@ def read_questions(judged: Judged) -> tuple[dict[str, str], dict[str, dict[str, 
     Raises SourceError when a file cannot be read, or when the two have no query in common.
     """
     judgements = answerable(_read_judgements(judged.judgements))
+    # A file without topics has no queries, which the message below says.
     queries = {query: text for query, text in read_queries(judged.queries).items() if query in judgements}
     if not queries:
         raise SourceError(f"{judged.queries}: none of its queries has a relevant document in {judged.judgements}.")
@@ -52,7 +59,9 @@ def read_questions(judged: Judged) -> tuple[dict[str, str], dict[str, dict[str, 
 
 
 def read_queries(location: str) -> dict[str, str]:
-    """Texts by query id, in the order of a file with an id and a text for each. Raises SourceError."""
+    """Texts by query id, in the order of a file with an id and a text for each, or of TREC topics. Raises SourceError."""
+    if not _is_table(location):
+        return dict(_topics(location))
     table = _read_table(location, headless=("id", "text"))
     return dict(zip(*(_strings(table, location, names) for names in (_QUERY_ID, _QUERY_TEXT)), strict=True))
 
@@ -69,7 +78,7 @@ def _read_judgements(location: str) -> dict[str, dict[str, int]]:
 
 
 def _judged_rows(location: str) -> Iterator[tuple[str, str, str]]:
-    if PurePosixPath(location).suffix.lower() not in (".parquet", *_JSON, *_DELIMITERS):
+    if not _is_table(location):
         yield from _trec_rows(location)
         return
     table = _read_table(location, headless=("query_id", "doc_id", "relevance"))
@@ -77,8 +86,28 @@ def _judged_rows(location: str) -> Iterator[tuple[str, str, str]]:
     yield from zip(*columns, strict=True)
 
 
+def _is_table(location: str) -> bool:
+    return PurePosixPath(location).suffix.lower() in (".parquet", *_JSON, *_DELIMITERS)
+
+
+def _topics(location: str) -> Iterator[tuple[str, str]]:
+    """Number and title of each topic of a TREC file, whose tags have no ends."""
+    for at, topic in enumerate(_TOPIC.findall(_text(location)), start=1):
+        number, title = _TOPIC_ID.search(topic), _TOPIC_TITLE.search(topic)
+        if number is None or title is None or not title[1].strip():
+            raise SourceError(f"{location}: topic {at} has no <num> or no <title>.")
+        yield number[1], " ".join(unescape(title[1]).split())
+
+
+def _text(location: str) -> str:
+    try:
+        return _read(location).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{location}: cannot be read: it is not UTF-8 ({error}).") from error
+
+
 def _trec_rows(location: str) -> Iterator[tuple[str, str, str]]:
-    for number, line in enumerate(_read(location).decode("utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(_text(location).splitlines(), start=1):
         fields = line.split()
         if fields and len(fields) != _TREC_FIELDS:
             raise SourceError(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from index_format.filters import Filter, both
 from serving.explain import MAX_EXPLAINED, Explanation
 from serving.http.errors import wrong_field
+from serving.hybrid import Fusion
 from serving.query import SearchQuery
 from serving.search import MAX_K, Hit, Recall
 
@@ -54,6 +55,16 @@ class Versioned(Request):
     )
 
 
+class Hybrid(Request):
+    """How BM25 and MaxSim become one score."""
+
+    by: Literal["rank", "weight"] = Field(
+        default="rank",
+        description="'rank': reciprocal ranks, added; 'weight': the scores, each spread from 0 to 1, added",
+    )
+    weight: float = Field(default=0.5, ge=0, le=1, description="The share of MaxSim; the rest is BM25's")
+
+
 class Question(Request):
     """A question, its text or its token vectors, and how to search."""
 
@@ -68,6 +79,9 @@ class Question(Request):
     )
     fields: list[HitField] | None = Field(
         default=None, description="What of a document each hit carries beside its id, span and score; all by default"
+    )
+    hybrid: Hybrid | None = Field(
+        default=None, description="Rank by BM25 too, which needs the text; {} is reciprocal ranks, half and half"
     )
     vectors: QueryVectors | None = Field(default=None, description="Token vectors in place of a text")
     query: QueryText | None = Field(default=None, validate_default=True, description="A text")
@@ -92,6 +106,8 @@ class Question(Request):
         # Faulty vectors are absent here, and are complained of by themselves.
         if "vectors" in others.data and (query is None) == (others.data["vectors"] is None):
             raise ValueError("give 'query' or 'vectors', one of them")
+        if query is None and others.data.get("hybrid") is not None:
+            raise ValueError("hybrid ranks by the words of 'query': give the text")
         return query
 
 
@@ -194,6 +210,7 @@ def as_query(asked: Question, dim: int, tenant: Filter | None) -> SearchQuery:
         recall=asked.recall,
         matching=both(asked.filter, tenant),
         explain=asked.explain,
+        fusion=None if asked.hybrid is None else Fusion(asked.hybrid.by, asked.hybrid.weight),
     )
 
 

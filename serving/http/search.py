@@ -23,7 +23,7 @@ from serving.http.schemas import (
     SearchRequest,
     as_query,
 )
-from serving.http.waiting import answers, wanted_snapshot
+from serving.http.waiting import answers, wait_for_words, wanted_snapshot
 from serving.search import Hit
 from serving.searcher import Answer
 from serving.snapshot import Snapshot
@@ -40,6 +40,8 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         """The best passages for a text, or for its token vectors."""
         deadline = parts.deadline(body.timeout_ms)
         snapshot = await wanted_snapshot(parts, body, deadline)
+        if body.hybrid:
+            await wait_for_words(snapshot, deadline)
         (done,) = await answers(parts, request, [_ask(parts, body, snapshot, request)], deadline)
         answer: Answer = done.value
         told = {"version": answer.version, "k": body.k, "recall": body.recall, "scored": answer.scored}
@@ -51,6 +53,8 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         """Several questions; all answers come from one version."""
         deadline = parts.deadline(body.timeout_ms)
         snapshot = await wanted_snapshot(parts, body, deadline)
+        if any(one.hybrid for one in body.queries):
+            await wait_for_words(snapshot, deadline)
         asks = [_ask(parts, one, snapshot, request) for one in body.queries]
         done = await answers(parts, request, asks, deadline)
         request.state.told = {"version": snapshot.version, "queries": len(asks)}
@@ -95,9 +99,10 @@ def _answered(asked: Question, done: Done) -> dict[str, Any]:
 
 
 def _hits(hits: list[Hit], fields: list[HitField] | None) -> Any:
-    if fields is None:
-        return hits
-    names = [name for name in _HIT if name not in _OPTIONAL or name in fields]
+    left_out = set() if fields is None else _OPTIONAL - set(fields)
+    if hits and hits[0].fused is None:
+        left_out = left_out | {"fused"}
+    names = [name for name in _HIT if name not in left_out]
     return [{name: getattr(hit, name) for name in names} for hit in hits]
 
 

@@ -36,6 +36,20 @@ async def wanted_snapshot(parts: Parts, wanted: Versioned, deadline: float) -> S
     return parts.searcher.snapshot
 
 
+async def wait_for_words(snapshot: Snapshot, deadline: float) -> None:
+    """Until the words of a snapshot are at hand, off the worker. Raises Refusal when that takes too long.
+
+    Once they are, those of later versions are made before these are served.
+    """
+    if snapshot.has_words:
+        return
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            await asyncio.to_thread(lambda: snapshot.words)
+    except TimeoutError:
+        raise try_again("words_not_ready", "The words of this version are being counted, for BM25.", 5) from None
+
+
 async def _exact(parts: Parts, version: int, deadline: float) -> Snapshot:
     try:
         async with asyncio.timeout(deadline - time.monotonic()):

@@ -54,11 +54,13 @@ async function search() {
   const filter = readExpression();
   const shared = new URLSearchParams({ q: query });
   if (filter) shared.set("filter", JSON.stringify(filter));
+  const by = byId("ranked").value, hybrid = by ? { by } : null;
+  if (by) shared.set("hybrid", by);
   history.replaceState(null, "", `?${shared}`);
   state.asking?.abort();
   state.asking = new AbortController();
   tell("Searching…");
-  const answer = await request("v1/search", { query, k: state.k, filter, explain: true }, state.asking.signal);
+  const answer = await request("v1/search", { query, k: state.k, filter, hybrid, explain: true }, state.asking.signal);
   state.answer = answer;
   state.pinned = null;
   show(query, answer);
@@ -131,8 +133,8 @@ function card(hit, at, explained, strongest, words) {
   const made = element("li"), head = element("h2", `${at + 1}. `), text = element("p", undefined, "text");
   head.append(...shaded(hit.title || hit.document_id, hit.title ? "title" : null, explained, strongest, words));
   const whole = state.answer.explanation.query.findIndex((token) => token.token === WHOLE);
-  const ofWhole = whole < 0 ? "" : `, ${explained.matches[whole].weight.toFixed(2)} of it for the question as a whole`;
-  const facts = [hit.document_id, `score ${hit.score.toFixed(2)}${ofWhole}`, `characters ${hit.start}–${hit.end}`];
+  const ofWhole = whole < 0 ? [] : [`${explained.matches[whole].weight.toFixed(2)} for the question as a whole`];
+  const facts = [hit.document_id, ...scores(hit), ...ofWhole, `characters ${hit.start}–${hit.end}`];
   for (const [name, value] of Object.entries(hit.metadata)) {
     facts.push(`${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
   }
@@ -141,6 +143,14 @@ function card(hit, at, explained, strongest, words) {
   text.append(...shaded(hit.text, "text", explained, strongest, words));
   made.append(head, element("div", facts.join(" · "), "facts"), text);
   return made;
+}
+
+// Of a hybrid search, what each side says; the shades are MaxSim's.
+function scores(hit) {
+  if (!hit.fused) return [`score ${hit.score.toFixed(2)}`];
+  const { maxsim, maxsim_rank, bm25, bm25_rank } = hit.fused;
+  const side = (name, score, rank) => `${name} ${score.toFixed(2)}${rank ? ` (rank ${rank})` : ""}`;
+  return [`score ${hit.score.toFixed(4)}`, side("MaxSim", maxsim, maxsim_rank), side("BM25", bm25, bm25_rank)];
 }
 
 // A text in pieces, those that the question matched in a mark as strong as what they weigh.
@@ -239,6 +249,7 @@ async function begin() {
   const asked = new URLSearchParams(location.search);
   byId("query").value = asked.get("q") || "";
   byId("expression").value = asked.get("filter") || "";
+  byId("ranked").value = ["rank", "weight"].find((by) => by === asked.get("hybrid")) || "";
   markFiltered();
   const description = await describe();
   if (byId("query").value) await search();
@@ -247,6 +258,7 @@ async function begin() {
 
 byId("form").addEventListener("submit", (event) => { event.preventDefault(); state.k = PAGE; run(); });
 byId("more").addEventListener("click", () => { state.k = Math.min(MOST, state.k + PAGE); run(); });
+byId("ranked").addEventListener("change", () => { state.k = PAGE; run(); });
 byId("add").addEventListener("click", addCondition);
 byId("joined").addEventListener("change", writeExpression);
 byId("expression").addEventListener("input", markFiltered);

@@ -43,6 +43,9 @@ def test_build_search_add_delete_and_inspect_work_together(run: Run, source: Pat
     assert found["hits"][0]["document_id"] == "bees"
     assert found["hits"][0]["metadata"] == {"year": 2001}
     later = '{"op": ">", "column": "year", "value": 2001}'
+    hybrid = json.loads(run("search", index, "honey", "--hybrid", "weight", "--weight", "0.3", "--json").out)
+    assert hybrid["hits"][0]["fused"]["bm25_rank"] == 1
+    assert "MaxSim" in run("search", index, "honey", "--hybrid", "rank").out
     narrowed = json.loads(run("search", index, "Which animal makes honey?", "--where", later, "--json").out)
     assert [hit["document_id"] for hit in narrowed["hits"]] == ["cats"]
     assert json.loads(run("delete", index, "bees", "--json").out)["deleted"] == 1

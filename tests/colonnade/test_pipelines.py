@@ -36,7 +36,10 @@ def test_an_index_is_synced_made_anew_and_measured(run: Run, tmp_path: Path) -> 
     assert (synced["version"], synced["deleted"], live_texts(Index.at(index))) == (2, 1, {"bees": "Bees make honey."})
 
     assert json.loads(run("reindex", index, "--bits", 8, *questions, "--json").out)["version"] == 3
-    measured = json.loads(run("eval", index, *questions, "--beside", 2, "--json").out)
+    report = tmp_path / "report.html"
+    measured = json.loads(run("eval", index, *questions, "--beside", 2, "--report", report, "--json").out)
+    assert "Beside version 2" in report.read_text()
+    assert list(measured["measured"]["others"]) == ["exact MaxSim", "BM25", "hybrid by rank", "hybrid by weight"]
     assert measured["measured"]["served"] == {"nDCG@10": 1.0, "Recall@100": 1.0, "MRR": 1.0, "MAP": 1.0}
     assert (measured["measured"]["version"], measured["beside"]["version"]) == (3, 2)
     table = run("eval", index).out
@@ -52,6 +55,7 @@ def test_an_index_is_synced_made_anew_and_measured(run: Run, tmp_path: Path) -> 
         (["reindex", "nothing"], 4, "There is no index at"),
         (["reindex", "nothing", "--bits", "3"], 3, "bits: Input should be 1, 2, 4 or 8, got 3."),
         (["eval", "nothing"], 4, "There is no index at"),
+        (["eval", "nothing", "--report", "page.html"], 3, "--report tells of each question"),
         (["eval", "nothing", "--queries", "q.tsv"], 3, "--queries and --judgements go together"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import httpx
@@ -14,9 +15,12 @@ from flows.build_index import add_documents, build_index
 from flows.evaluate_index import evaluate_index
 from flows.evaluation import Comparison
 from flows.parameters import AddParameters, BuildParameters, EvaluateParameters
+from flows.picture import differences
+from flows.report import page, write_report
 from index_format.errors import SourceError
 from index_format.index import Index
-from tasks.measures import mean, measure
+from tasks.evaluate import Evaluation
+from tasks.measures import MEASURES, mean, measure
 from tasks.questions import Judged, read_questions
 
 QUESTIONS = {"1": "Which animal makes honey?", "2": "Who barks?", "3": "Unanswered"}
@@ -31,6 +35,10 @@ def write_questions(folder: Path, queries: str, judgements: str) -> Judged:
         "queries.tsv": "".join(f"{query}\t{text}\n" for query, text in QUESTIONS.items()),
         "queries.csv": "id,text\n" + "".join(f'{query},"{text}"\n' for query, text in QUESTIONS.items()),
         "queries.jsonl": "".join(f'{{"_id": "{query}", "text": "{text}"}}\n' for query, text in QUESTIONS.items()),
+        "topics.trec": "".join(
+            f"<top>\n<num> Number: {query}\n<title> {text}\n<desc> Description:\nMore.\n</top>\n"
+            for query, text in QUESTIONS.items()
+        ),
         "qrels": "".join(f"{query} 0 {document} {rel}\n" for query, document, rel in rows),
         "qrels.tsv": "query-id\tcorpus-id\tscore\n" + "".join(f"{a}\t{b}\t{c}\n" for a, b, c in rows),
     }
@@ -49,6 +57,7 @@ def write_questions(folder: Path, queries: str, judgements: str) -> Judged:
         ("queries.csv", "qrels.tsv"),
         ("queries.jsonl", "qrels"),
         ("queries.parquet", "qrels.parquet"),
+        ("topics.trec", "qrels.tsv"),
     ],
 )
 def test_questions_are_read_from_every_form_alike(tmp_path: Path, queries: str, judgements: str) -> None:
@@ -67,6 +76,9 @@ def test_questions_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         read_questions(good.model_copy(update={"judgements": str(tmp_path / "bad")}))
     with pytest.raises(SourceError, match="none of its queries has a relevant document"):
         read_questions(good.model_copy(update={"judgements": str(tmp_path / "other")}))
+    (tmp_path / "topics").write_text("<top><num> Number: 1 <desc> No title. </top>")
+    with pytest.raises(SourceError, match="topic 1 has no <num> or no <title>"):
+        read_questions(good.model_copy(update={"queries": str(tmp_path / "topics")}))
     with pytest.raises(SourceError, match="none of the columns"):
         read_questions(good.model_copy(update={"judgements": str(tmp_path / "queries.csv")}))
 
@@ -93,7 +105,31 @@ def test_a_version_is_measured_beside_exact_search_and_an_older_version(prefect_
     assert done.beside.served["nDCG@10"] == 0.5
     assert done.differences == [{"query": "2", "before": 0.0, "now": 1.0}]
     assert done.measured.recall_10 == 1.0
-    assert {"evaluation", "differences", "drift", "version"} <= artifact_keys()
+    assert list(done.references) == ["version 1", "exact MaxSim", "BM25", "hybrid by rank", "hybrid by weight"]
+    assert done.references["BM25"]["2"]["nDCG@10"] == 1.0
+    assert {"evaluation", "differences", "picture", "drift", "version"} <= artifact_keys()
+    write_report(tmp_path / "report.html", done)
+    report = (tmp_path / "report.html").read_text()
+    assert report.index("Beside version 1") < report.index("Better") < report.index("Who barks?")
+    assert "1 better, 1 alike" in report
+    assert not re.search(r"""(src|href)=|@import|url\(""", report)
+
+
+def test_a_report_shows_texts_as_they_are_and_many_queries_in_one_picture() -> None:
+    """Nothing of a query is markup; and more queries than bars are told by some of them, first and last alike."""
+    names = [f"<b>{number:04d}" for number in range(1201)]
+    before = {name: dict.fromkeys(MEASURES, 0.5) for name in names}
+    now = {name: dict.fromkeys(MEASURES, at / 1200) for at, name in enumerate(names)}
+    measured = Evaluation(2, "encoder", len(names), 1.0, mean(now), mean(before), now, {"exact MaxSim": before})
+    told = page(Comparison("<index>", measured, None, {names[0]: "<script>"}))
+    assert "<script>" not in told
+    assert "<b>" not in told
+    assert "&lt;script&gt;" in told
+    assert told.count("<rect") == 600
+    assert "600 queries are answered worse, 600 better, 1 alike" in told
+    rows = differences(now, before)
+    assert [rows[0].query, rows[-1].query] == [names[0], names[-1]]
+    assert all(f"b&gt;{number}: 0.5" in told for number in ("0000", "1200"))
 
 
 def test_without_questions_passages_of_the_index_stand_for_them(prefect_here, write_texts, tmp_path) -> None:

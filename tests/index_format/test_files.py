@@ -225,6 +225,23 @@ def test_the_cache_keeps_below_its_limit_what_was_used_last(tmp_path: Path) -> N
     assert len(cached(tmp_path)) == 2
 
 
+def test_what_is_derived_is_made_once_and_goes_like_a_copy(tmp_path: Path) -> None:
+    """It counts against the limit, is made again when it went, and what was mapped stays readable."""
+    made: list[int] = []
+
+    def make() -> bytes:
+        made.append(1)
+        return DATA
+
+    files = FileCache(MemoryStore(), tmp_path, limit=3000)
+    first = files.derived("a" * 64, make)
+    assert (bytes(first), bytes(files.derived("a" * 64, make)), len(made)) == (DATA, DATA, 1)
+    files.derived("b" * 64, make)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 3000
+    files.derived("a" * 64, make)
+    assert (bytes(first), len(made)) == (DATA, 3)
+
+
 def test_a_mapped_file_outlives_its_removal_from_the_cache(tmp_path: Path) -> None:
     """Another process may clean up: what is open stays readable, and what is asked for again is fetched again."""
     store = MemoryStore()

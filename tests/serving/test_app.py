@@ -74,6 +74,21 @@ def test_a_search_answers_with_hits_best_first(client: TestClient) -> None:
     }
 
 
+def test_a_hybrid_search_tells_both_sides_of_each_hit(client: TestClient) -> None:
+    """By rank and by weight, alone and among several; and a plain search says nothing of sides."""
+    for hybrid, score in (({}, 1 / 61), ({"by": "weight", "weight": 0.25}, 1.0)):
+        answer = client.post("/v1/search", json={"query": "Who makes honey?", "k": 2, "hybrid": hybrid}).json()
+        best, second = answer["hits"]
+        assert best["document_id"] == "bees"
+        assert (best["fused"]["maxsim_rank"], best["fused"]["bm25_rank"]) == (1, 1)
+        assert best["score"] == pytest.approx(score)
+        assert (second["fused"]["bm25"], second["fused"]["bm25_rank"]) == (0.0, None)
+    queries = [{"query": "Who makes honey?", "k": 2, "hybrid": hybrid}, {"query": "Who makes honey?", "fields": []}]
+    one, plain = client.post("/v1/batch-search", json={"queries": queries}).json()["answers"]
+    assert one["hits"] == answer["hits"]
+    assert set(plain["hits"][0]) == {"document_id", "passage", "score", "start", "end"}
+
+
 def test_ten_passages_are_returned_unless_told(client: TestClient) -> None:
     """`k` has a default, and an index with fewer passages returns them all."""
     assert len(client.post("/v1/search", json={"query": "honey"}).json()["hits"]) == len(TEXTS)
@@ -120,6 +135,8 @@ def test_odd_queries_are_answered(client: TestClient, query: str) -> None:
         ({"query": "bees", "top": 3}, "top"),
         ({"query": "bees", "recall": "perfect"}, "recall"),
         ({"query": "bees", "recall": 0.9}, "recall"),
+        ({"query": "bees", "hybrid": "rank"}, "hybrid"),
+        ({"vectors": [[0.0] * 384], "hybrid": {}}, "query"),
     ],
 )
 def test_a_bad_request_is_told_which_field_is_wrong(client: TestClient, body: dict[str, object], field: str) -> None:

@@ -91,7 +91,7 @@ def test_hits_are_shown_as_text_and_never_as_markup(page: Page, address: str) ->
     text = page.text()
     assert "4 passages from version 3 · waited " in text
     assert "4 scored" in text
-    assert " of it for the question as a whole · characters 0" in text
+    assert " for the question as a whole · characters 0" in text
     assert HOSTILE in text
     assert "home: <i>hive</i>" in text
     assert _headings(page)[0] == "1. <b>bees</b>"
@@ -160,6 +160,20 @@ def test_a_filter_is_built_from_the_columns(page: Page, address: str) -> None:
     page.wait_for("document.querySelectorAll('#hits li').length == 2")
     assert sorted(one[3:] for one in _headings(page)) == ["cats", "dogs"]
     assert json.loads(page.value("new URLSearchParams(location.search).get('filter')")) == expression
+
+
+def test_words_are_ranked_too_where_that_is_chosen(page: Page, address: str) -> None:
+    """Both sides of each hit are told, the choice stands in the address, and plain ranking comes back with it."""
+    _ask(page, address, "honey", hybrid="rank")
+    facts = "document.querySelector('#hits li .facts').textContent"
+    assert "BM25 0." in page.value(facts)
+    assert page.value("document.getElementById('ranked').value") == "rank"
+    page.value(
+        "(() => { const ranked = document.getElementById('ranked');"
+        "ranked.value = ''; ranked.dispatchEvent(new Event('change')); })()"
+    )
+    page.wait_for(f"!{facts}.includes('BM25')")
+    assert page.value("new URLSearchParams(location.search).get('hybrid')") is None
 
 
 def test_a_filter_that_cannot_be_is_told(page: Page, address: str) -> None:

@@ -35,7 +35,8 @@ REQUESTS: dict[tuple[str, str], list[dict[str, object]]] = {
     ("POST", "/v1/search"): [
         {**QUERY, "filter": one, "recall": recall, "explain": True} for one in WIDE for recall in ("exact", "fast")
     ]
-    + [{**QUERY, "version": 1}, {**QUERY, "offset": 1, "fields": ["text"]}],
+    + [{**QUERY, "version": 1}, {**QUERY, "offset": 1, "fields": ["text"]}]
+    + [{**QUERY, "filter": one, "hybrid": {"by": by}} for one in WIDE for by in ("rank", "weight")],
     ("POST", "/v1/batch-search"): [
         {"queries": [{**QUERY, "filter": one} for one in WIDE]},
         {"queries": [QUERY], "version": 1},

@@ -27,7 +27,15 @@ from tests.serving.vectors import add_texts
 from tests.torture.registry import Step
 
 BODIES: dict[str, Any] = {
-    "/v1/search": {"query": "honey", "k": 3, "offset": 0, "recall": "fast", "fields": ["text"], "timeout_ms": 5000},
+    "/v1/search": {
+        "query": "honey",
+        "k": 3,
+        "offset": 0,
+        "recall": "fast",
+        "hybrid": {"by": "rank"},
+        "fields": ["text"],
+        "timeout_ms": 5000,
+    },
     "/v1/batch-search": {"queries": [{"query": "honey", "k": 1}, {"vectors": [[0.5] * 384]}], "version": 1},
     "/v1/encode": {"texts": ["honey", "bees"]},
     "/v1/documents/fetch": {"ids": ["bees"]},
