@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from colonnade.import_command import import_command
 from colonnade.keys import app as keys
 from colonnade.options import (
     DeviceOption,
@@ -60,6 +61,7 @@ app = typer.Typer(
 for command in (serve, versions, compact, rollback, tag, gc, sync, reindex):
     app.command()(command)
 app.command("eval")(evaluate)
+app.command("import")(import_command)
 app.add_typer(keys, name="keys")
 
 
