@@ -67,6 +67,7 @@ def gather_documents(
             made.sample |= {at: one for at, one in good if at in wanted or not made.sample}
             if good:
                 _check_id(own_id, own[0][0], seen, where)
+                _check_alike(good, where)
                 _write(file, good, made, where)
     if not made.documents:
         raise SourceError(
@@ -111,6 +112,17 @@ def _check_id(own: str, position: int, seen: set[bytes], where: str) -> None:
     if fault:
         raise SourceError(f"{where}: passage {position} {fault}; nothing was imported.")
     seen.add(id_digest(own))
+
+
+def _check_alike(passages: list[tuple[int, PeerPassage]], where: str) -> None:
+    """Raise SourceError unless passages of one id say the same of their document."""
+    _, first = passages[0]
+    for position, passage in passages[1:]:
+        if (passage.title, passage.metadata) != (first.title, first.metadata):
+            raise SourceError(
+                f"{where}: passage {position} has the document id {first.id!r} of the passage before it, and another "
+                "title or other metadata. Give each passage an id of its own, or the same to all of a document."
+            )
 
 
 def _write(file: TextIO, passages: list[tuple[int, PeerPassage]], made: Gathered, where: str) -> None:

@@ -167,6 +167,38 @@ def test_texts_of_an_index_without_them_come_from_a_file(tmp_path: Path) -> None
     assert first["metadata"] == {"id": own["id"], "text": own["text"], **own["metadata"]}
 
 
+def test_rows_of_one_id_are_one_document_if_they_say_the_same_of_it(tmp_path: Path) -> None:
+    """Two passages of one document; with other metadata they are refused, as one of the two would be lost."""
+    texts = tmp_path / "texts.jsonl"
+    bodies = [one["text"] for one in TEXTS["documents"]]
+
+    def rows(**more: object) -> str:
+        ids = ["one", "one", *IDS[2:]]
+        said = [{"id": own, "text": text, "year": 1} for own, text in zip(ids, bodies, strict=True)]
+        return "".join(json.dumps(row | (more if place == 1 else {})) + "\n" for place, row in enumerate(said))
+
+    texts.write_text(rows(year=2))
+    with pytest.raises(InputError, match="passage 1 has the document id 'one' of the passage before it"):
+        bring(GOLDEN / "colbert", tmp_path / "index", texts=str(texts))
+    texts.write_text(rows())
+    bring(GOLDEN / "colbert", tmp_path / "index", texts=str(texts))
+    assert documents_of(Index.at(tmp_path / "index"))[0]["text"] == f"{bodies[0]}\n\n{bodies[1]}"
+
+
+def test_texts_of_any_characters_come_along_as_they_are(tmp_path: Path) -> None:
+    """Beyond the basic plane, control characters, quotes and line ends; half a surrogate pair becomes a mark."""
+    source = copy(tmp_path, "ragatouille")
+    collection = json.loads((source / "collection.json").read_text())
+    odd = collection[0] + ' 😀 \u0001 "quoted" \\ \r\n\ttab \u2028'
+    write(source / "collection.json", [odd, *collection[1:-1], collection[-1] + "\ud800"])
+
+    bring(source, tmp_path / "index")
+
+    found = documents_of(Index.at(tmp_path / "index"))
+    assert found[0]["text"] == odd
+    assert found[-1]["text"].endswith("?")
+
+
 def test_the_command_imports_and_the_index_takes_further_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
