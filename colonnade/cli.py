@@ -13,10 +13,12 @@ from typing import Annotated
 import typer
 
 from colonnade.asking import batch_search, explain, export, sql
+from colonnade.import_command import import_command
 from colonnade.keys import app as keys
 from colonnade.options import (
     DeviceOption,
     Encoder,
+    Hybrid,
     IdColumn,
     IndexArgument,
     Json,
@@ -25,6 +27,7 @@ from colonnade.options import (
     SourceArgument,
     TextColumn,
     TitleColumn,
+    Weight,
     Where,
 )
 from colonnade.pipelines import evaluate, reindex, sync
@@ -62,6 +65,7 @@ app = typer.Typer(
 for command in (serve, versions, compact, rollback, tag, gc, sync, reindex, batch_search, explain, sql, export):
     app.command()(command)
 app.command("eval")(evaluate)
+app.command("import")(import_command)
 app.add_typer(keys, name="keys")
 
 
@@ -161,13 +165,8 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages to return")] = 10,
     recall: Recalled = "balanced",
     where: Where = None,
-    hybrid: Annotated[
-        Literal["rank", "weight"] | None,
-        typer.Option(
-            help="Rank by BM25 too: 'rank' adds reciprocal ranks, 'weight' the scores, each spread from 0 to 1"
-        ),
-    ] = None,
-    weight: Annotated[float, typer.Option(min=0, max=1, help="The share of MaxSim in a hybrid search")] = 0.5,
+    hybrid: Hybrid = None,
+    weight: Weight = 0.5,
     encoder: Encoder = None,
     device: DeviceOption = "auto",
     as_json: Json = False,

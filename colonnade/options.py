@@ -37,6 +37,11 @@ Recalled = Annotated[
     Literal["fast", "balanced", "exact"],
     typer.Option("--recall", help="'exact' scores every passage; the others stop when few can be missing"),
 ]
+Hybrid = Annotated[
+    Literal["rank", "weight"] | None,
+    typer.Option(help="Rank by BM25 too: 'rank' adds reciprocal ranks, 'weight' the scores, each spread from 0 to 1"),
+]
+Weight = Annotated[float, typer.Option(min=0, max=1, help="The share of MaxSim in a hybrid search")]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"],
     typer.Option("--device", help="What scores passages; auto takes a GPU if torch and Triton can use one"),

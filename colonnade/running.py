@@ -38,9 +38,7 @@ def validated(model: type[Parameters], **values: object) -> Parameters:
 
 def run_and_tell(call: Callable[[], Summary], list_rejected: bool, as_json: bool) -> None:
     """Run a flow, then tell what it did."""
-    from colonnade import inspection, terminal
-    from index_format.index import Index
-    from index_format.reports import read_report
+    from colonnade import terminal
 
     try:
         summary = run_flow(call)
@@ -51,6 +49,15 @@ def run_and_tell(call: Callable[[], Summary], list_rejected: bool, as_json: bool
     except KeyboardInterrupt:
         typer.echo("Interrupted. The index is as it was; finished shards are kept for the next run.", err=True)
         raise
+    tell(summary, list_rejected, as_json)
+
+
+def tell(summary: Summary, list_rejected: bool, as_json: bool) -> None:
+    """Tell what a run did, and what it set aside."""
+    from colonnade import inspection, terminal
+    from index_format.index import Index
+    from index_format.reports import read_report
+
     rejected = read_report(Index.at(summary.index).files, summary.rejected_file)
     if as_json:
         terminal.print_json(inspection.summary_as_dict(summary, rejected if list_rejected else None))

@@ -30,6 +30,7 @@ err = Console(stderr=True)
 
 _TITLES: dict[progress.Stage, str] = {
     "load": "Reading documents",
+    "import": "Importing vectors",
     "encode": "Encoding passages",
     "codebook": "Training codebook",
     "centroids": "Assigning centroids",

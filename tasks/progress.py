@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-Stage = Literal["load", "encode", "codebook", "centroids", "publish"]
+Stage = Literal["load", "import", "encode", "codebook", "centroids", "publish"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def read_questions(judged: Judged) -> tuple[dict[str, str], dict[str, dict[str, 
 
 
 def read_queries(location: str) -> dict[str, str]:
-    """Texts by query id, in the order of a file with an id and a text for each, or of TREC topics. Raises SourceError."""
+    """Texts by query id, in the order of a file with an id and a text for each, or of topics. Raises SourceError."""
     if not _is_table(location):
         return dict(_topics(location))
     table = _read_table(location, headless=("id", "text"))

@@ -81,14 +81,14 @@ class _Staging:
         self.rejected_count += 1
         self.unnamed += row.id is None
         if row.id is not None:
-            self.set_aside_ids.add(_digest(row.id))
+            self.set_aside_ids.add(id_digest(row.id))
         if len(self.rejected) < _KEPT_REASONS:
             self.rejected.append(row)
 
     def missing(self) -> list[str]:
         """Ids that the index holds and that did not come by."""
         came = self.seen_ids | self.set_aside_ids
-        return [one for one in self.known if _digest(one) not in came]
+        return [one for one in self.known if id_digest(one) not in came]
 
     def take(self) -> pa.Table:
         """The shard as it stands, leaving an empty one."""
@@ -163,11 +163,11 @@ def _fill(source: Source, rows: Rows, staging: _Staging) -> Iterator[pa.Table]:
         staging.documents += 1
         staging.characters += len(row["text"])
         if staging.full:
-            staging.pending.append(_documents(rows.table.take(places), hashes))
+            staging.pending.append(documents_table(rows.table.take(places), hashes))
             yield staging.take()
             places, hashes = [], []
     if places:
-        staging.pending.append(_documents(rows.table.take(places), hashes))
+        staging.pending.append(documents_table(rows.table.take(places), hashes))
 
 
 def _fault(row: dict[str, str | None], seen_ids: set[bytes]) -> str | None:
@@ -179,18 +179,20 @@ def _fault(row: dict[str, str | None], seen_ids: set[bytes]) -> str | None:
         return f"the id has {len(document_id)} characters, at most {MAX_ID_CHARACTERS} are allowed"
     if text is None or not text.strip():
         return "the text is empty"
-    digest = _digest(document_id)
+    digest = id_digest(document_id)
     if digest in seen_ids:
         return "the id came before in this source; the first row with it is indexed"
     seen_ids.add(digest)
     return None
 
 
-def _digest(document_id: str) -> bytes:
+def id_digest(document_id: str) -> bytes:
+    """What is kept of an id to know it again: 16 bytes."""
     return hashlib.blake2b(document_id.encode(), digest_size=16).digest()
 
 
-def _documents(table: pa.Table, hashes: list[bytes]) -> pa.Table:
+def documents_table(table: pa.Table, hashes: list[bytes]) -> pa.Table:
+    """Rows of a source with their content hashes, in the columns of documents.parquet."""
     metadata = table.schema.field(schema.METADATA).type if schema.METADATA in table.schema.names else None
     columns = {**{name: table[name] for name in table.schema.names}, "content_hash": pa.array(hashes, pa.binary(32))}
     target = schema.documents_schema(metadata)

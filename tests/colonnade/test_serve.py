@@ -29,7 +29,7 @@ COLONNADE = str(Path(sys.executable).with_name("colonnade"))
 CANARY = "canary in a coal mine"
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
+def make_certificate(folder: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 and its key, as PEM files."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "colonnade")])
@@ -50,7 +50,7 @@ def test_a_server_for_others_has_keys_tls_quiet_logs_and_ends_in_order(tmp_path:
     add_texts(Index.at(tmp_path / "index"), load_encoder("embedded"), {"bees": "Bees make honey."})
     key, secret = make_key("us", ["search", "admin"])
     write_keys(tmp_path / "keys.json", [key])
-    certificate, private = _certificate(tmp_path)
+    certificate, private = make_certificate(tmp_path)
     command = [COLONNADE, "serve", tmp_path / "index", "--host", "0.0.0.0", "--port", "0"]
     command += ["--keys", tmp_path / "keys.json", "--tls-certificate", certificate, "--tls-key", private]
     pipes = {"stdout": subprocess.PIPE, "stderr": (tmp_path / "log").open("w"), "text": True}
