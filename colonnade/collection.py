@@ -10,8 +10,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,31 +21,23 @@ from index_format.index import Index
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
 
     from colonnade.given import Documents
+    from colonnade.questions import Query, Where
     from index_format.compaction import Compacted
-    from index_format.filters import Filter
     from index_format.garbage import Garbage
     from index_format.manifest import Manifest
     from index_format.selection import Column
     from index_format.verify import Fault
     from serving.device import DeviceChoice
     from serving.documents import Document
-    from serving.explain import Match as TokenMatch
     from serving.query import SearchQuery
     from serving.scorer import Recall
-    from serving.search import Hit
     from serving.searcher import Answer as FoundAnswer
     from serving.searcher import Searcher
 
-    Query = str | NDArray[np.float32]
-    Where = str | Mapping[str, Any] | None
-
 Done = TypeVar("Done")
-_RECALLS = ("fast", "balanced", "exact")
 
 
 class Collection:
@@ -132,14 +123,15 @@ class Collection:
     def delete(self, ids: Iterable[str] | None = None, *, where: Where = None) -> Change:
         """Delete documents as one new version: those with some ids, or those that match a filter."""
         from colonnade.changes import delete_ids, delete_where
+        from colonnade.questions import filter_of, refuse_one_text
 
         self._refuse_pinned()
-        matching = _filter(where)
+        matching = filter_of(where)
         if (ids is None) == (matching is None):
             raise InputError("Name the documents to delete: by ids or by a filter, one of the two.")
         if matching is not None:
             return self._refreshed(delete_where(self._index, matching))
-        _refuse_one_text("ids", ids)
+        refuse_one_text("ids", ids)
         return self._refreshed(delete_ids(self._index, ids or ()))
 
     def search(
@@ -163,30 +155,25 @@ class Collection:
         offset: int = 0,
     ) -> list[Answer]:
         """An answer for each of several queries, in their order and all from one version; encoded together."""
-        _refuse_one_text("queries", queries)
-        found = self._answers(queries, lambda query: _asked(query, k, where, recall, offset))
-        return [_answer(one) for one in found]
+        from colonnade.questions import as_answer, as_asked, refuse_one_text
+
+        refuse_one_text("queries", queries)
+        found = self._answers(queries, lambda query: as_asked(query, k, where, recall, offset))
+        return [as_answer(one) for one in found]
 
     def explain(self, query: Query, k: int = 3, *, where: Where = None, recall: Recall = "balanced") -> Records[Match]:
         """Why the best `k` passages are where they are: for each, what every token of the query matched, in order."""
-        (found,) = self._answers([query], lambda one: replace(_asked(one, k, where, recall, 0), explain=True))
-        explanation = found.explanation
-        assert explanation is not None
-        tokens = [one.token for one in explanation.query]
-        return Records(
-            Match,
-            tuple(
-                _match(hit, tokens[place] if tokens else None, match)
-                for hit, told in zip(found.hits, explanation.hits, strict=True)
-                for place, match in enumerate(told.matches)
-            ),
-        )
+        from colonnade.questions import as_asked, as_matches
+
+        (found,) = self._answers([query], lambda one: as_asked(one, k, where, recall, explain=True))
+        return as_matches(found)
 
     def documents(self, ids: Sequence[str]) -> Records[Document]:
         """The documents with these ids, as they were given, in the order of `ids`; others are left out."""
+        from colonnade.questions import refuse_one_text
         from serving.documents import MAX_IDS, Document, fetch_documents
 
-        _refuse_one_text("ids", ids)
+        refuse_one_text("ids", ids)
         snapshot = self._searcher().snapshot
         groups = (ids[start : start + MAX_IDS] for start in range(0, len(ids), MAX_IDS))
         return Records(Document, tuple(one for group in groups for one in fetch_documents(snapshot, group)))
@@ -197,9 +184,10 @@ class Collection:
 
     def matching_ids(self, where: Where) -> list[str]:
         """The ids of the documents that match a filter. Raises InputError when it does not fit the columns."""
+        from colonnade.questions import filter_of
         from serving.documents import matching_ids
 
-        return matching_ids(self._searcher().snapshot, _filter(where))
+        return matching_ids(self._searcher().snapshot, filter_of(where))
 
     def sql(self, statement: str) -> pa.Table:
         """The rows of one SELECT, in DuckDB's SQL, over the tables documents, passages, segments and versions.
@@ -328,15 +316,15 @@ class Collection:
             return self._opened
 
     def _answers(self, queries: Sequence[Query], ask: Callable[[Query], SearchQuery]) -> list[FoundAnswer]:
+        from colonnade.questions import refuse_other_shape
+
         asked = [ask(query) for query in queries]
         searcher = self._searcher()
         snapshot = searcher.snapshot
         encoded = iter(searcher.encode([one.text for one in asked if one.text is not None]) if asked else [])
         vectors = [next(encoded) if one.vectors is None else one.vectors for one in asked]
-        dim = snapshot.manifest.encoder.dim
         for one in vectors:
-            if one.ndim != 2 or one.shape[1] != dim or not len(one):
-                raise InputError(f"query: expected vectors of shape [tokens, {dim}], got {list(one.shape)}.")
+            refuse_other_shape(one, snapshot.manifest.encoder.dim)
         return [searcher.answer(one, own, snapshot) for one, own in zip(asked, vectors, strict=True)]
 
     def _changed(self, change: Callable[[Manifest], Manifest | None]) -> int:
@@ -352,48 +340,3 @@ class Collection:
     def _refuse_pinned(self) -> None:
         if self._pinned is not None:
             raise InputError(f"{self!r} is for reading: change the collection that it was taken from.")
-
-
-def _filter(where: Where) -> Filter | None:
-    from index_format.filters import parse_filter
-
-    return None if where is None else parse_filter(where)
-
-
-def _refuse_one_text(name: str, given: object) -> None:
-    """A text is a sequence of texts, too: its characters, which nobody means."""
-    if isinstance(given, str):
-        raise InputError(f"{name}: expected several, such as [{given!r}], got one text.")
-
-
-def _asked(query: Query, k: int, where: Where, recall: Recall, offset: int) -> SearchQuery:
-    import numpy as np
-
-    from serving.query import SearchQuery
-
-    if k < 1 or offset < 0:
-        raise InputError(f"k, offset: expected at least 1 and 0, got {k} and {offset}.")
-    if recall not in _RECALLS:
-        raise InputError(f"recall: expected one of {', '.join(_RECALLS)}, got {recall!r}.")
-    matching = _filter(where)
-    if not isinstance(query, str):
-        try:
-            vectors = np.asarray(query, np.float32)
-        except (TypeError, ValueError):
-            raise InputError(f"query: expected a text or its token vectors, got {type(query).__name__}.") from None
-        return SearchQuery(vectors=vectors, k=k, offset=offset, recall=recall, matching=matching)
-    if not query.strip():
-        raise InputError("query: it is empty.")
-    return SearchQuery(query, k=k, offset=offset, recall=recall, matching=matching)
-
-
-def _answer(found: FoundAnswer) -> Answer:
-    from serving.search import Hit
-
-    return Answer(Hit, tuple(found.hits), found.version, found.recall, found.scored)
-
-
-def _match(hit: Hit, token: str | None, match: TokenMatch) -> Match:
-    fields = {"title": hit.title or "", "text": hit.text}
-    words = " ".join(fields[span.field][span.start : span.end] for span in match.spans)
-    return Match(hit.document_id, hit.passage, token, match.weight, words, tuple(match.spans))
