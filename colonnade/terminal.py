@@ -149,11 +149,8 @@ def print_hits(hits: list[Hit]) -> None:
     if not hits:
         err.print("Nothing was found.")
     for rank, hit in enumerate(hits, start=1):
-        out.print(
-            Text.assemble(
-                f"{rank:>2}. ", (hit.title or hit.document_id, "bold"), f"  {hit.score:.{4 if hit.fused else 2}f}"
-            )
-        )
+        score = f"{hit.score:.4f}" if hit.fused else f"{hit.score:.2f}"
+        out.print(Text.assemble(f"{rank:>2}. ", (hit.title or hit.document_id, "bold"), f"  {score}"))
         out.print(Text(f"    {hit.document_id} · characters {hit.start}-{hit.end}", style="dim"))
         if hit.fused:
             sides = (("MaxSim", hit.fused.maxsim, hit.fused.maxsim_rank), ("BM25", hit.fused.bm25, hit.fused.bm25_rank))

@@ -51,7 +51,6 @@ def read_questions(judged: Judged) -> tuple[dict[str, str], dict[str, dict[str, 
     Raises SourceError when a file cannot be read, or when the two have no query in common.
     """
     judgements = answerable(_read_judgements(judged.judgements))
-    # A file without topics has no queries, which the message below says.
     queries = {query: text for query, text in read_queries(judged.queries).items() if query in judgements}
     if not queries:
         raise SourceError(f"{judged.queries}: none of its queries has a relevant document in {judged.judgements}.")
@@ -91,8 +90,14 @@ def _is_table(location: str) -> bool:
 
 
 def _topics(location: str) -> Iterator[tuple[str, str]]:
-    """Number and title of each topic of a TREC file, whose tags have no ends."""
-    for at, topic in enumerate(_TOPIC.findall(_text(location)), start=1):
+    """Number and title of each topic of a TREC file; only the topics themselves have a tag that ends them."""
+    topics = _TOPIC.findall(_text(location))
+    if not topics:
+        raise SourceError(
+            f"{location}: no TREC topic, <top> to </top>, is in it. Other files are told by their names: .parquet, "
+            ".jsonl, .csv, .tsv."
+        )
+    for at, topic in enumerate(topics, start=1):
         number, title = _TOPIC_ID.search(topic), _TOPIC_TITLE.search(topic)
         if number is None or title is None or not title[1].strip():
             raise SourceError(f"{location}: topic {at} has no <num> or no <title>.")

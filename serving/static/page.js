@@ -133,8 +133,8 @@ function card(hit, at, explained, strongest, words) {
   const made = element("li"), head = element("h2", `${at + 1}. `), text = element("p", undefined, "text");
   head.append(...shaded(hit.title || hit.document_id, hit.title ? "title" : null, explained, strongest, words));
   const whole = state.answer.explanation.query.findIndex((token) => token.token === WHOLE);
-  const ofWhole = whole < 0 ? [] : [`${explained.matches[whole].weight.toFixed(2)} for the question as a whole`];
-  const facts = [hit.document_id, ...scores(hit), ...ofWhole, `characters ${hit.start}–${hit.end}`];
+  const ofWhole = whole < 0 ? "" : `, ${explained.matches[whole].weight.toFixed(2)} of it for the question as a whole`;
+  const facts = [hit.document_id, ...scores(hit, ofWhole), `characters ${hit.start}–${hit.end}`];
   for (const [name, value] of Object.entries(hit.metadata)) {
     facts.push(`${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
   }
@@ -145,12 +145,12 @@ function card(hit, at, explained, strongest, words) {
   return made;
 }
 
-// Of a hybrid search, what each side says; the shades are MaxSim's.
-function scores(hit) {
-  if (!hit.fused) return [`score ${hit.score.toFixed(2)}`];
+// Of a hybrid search, what each side says; the shades are MaxSim's, and so is the part of the whole question.
+function scores(hit, ofWhole) {
+  if (!hit.fused) return [`score ${hit.score.toFixed(2)}${ofWhole}`];
   const { maxsim, maxsim_rank, bm25, bm25_rank } = hit.fused;
   const side = (name, score, rank) => `${name} ${score.toFixed(2)}${rank ? ` (rank ${rank})` : ""}`;
-  return [`score ${hit.score.toFixed(4)}`, side("MaxSim", maxsim, maxsim_rank), side("BM25", bm25, bm25_rank)];
+  return [`score ${hit.score.toFixed(4)}`, side("MaxSim", maxsim, maxsim_rank) + ofWhole, side("BM25", bm25, bm25_rank)];
 }
 
 // A text in pieces, those that the question matched in a mark as strong as what they weigh.

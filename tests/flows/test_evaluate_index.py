@@ -76,6 +76,8 @@ def test_questions_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         read_questions(good.model_copy(update={"judgements": str(tmp_path / "bad")}))
     with pytest.raises(SourceError, match="none of its queries has a relevant document"):
         read_questions(good.model_copy(update={"judgements": str(tmp_path / "other")}))
+    with pytest.raises(SourceError, match="no TREC topic"):
+        read_questions(good.model_copy(update={"queries": str(tmp_path / "qrels")}))
     (tmp_path / "topics").write_text("<top><num> Number: 1 <desc> No title. </top>")
     with pytest.raises(SourceError, match="topic 1 has no <num> or no <title>"):
         read_questions(good.model_copy(update={"queries": str(tmp_path / "topics")}))
