@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PASSAGES = 50_000
 SHARDS = 50  # the most that so many passages can be: a shard takes a thousand documents
-FEW, MANY = 2, 18  # shards of the builds
+FEW, MANY = 2, 36  # shards of the builds
 DOCUMENTS = 36
 UPDATES = 20
 SAMPLE = 48  # passages

@@ -24,8 +24,8 @@ def follow_drift(summary: Summary, on_drift: OnDrift) -> Summary:
         return summary
     worst = max(one.ratio or 0.0 for one in drifted)
     warning = (
-        f"{summary.index}: {len(drifted)} segments lie up to {worst:.2f} times as far from their centroids as those "
-        f"that the codebook was trained on; {LIMIT} is the limit. "
+        f"{summary.index}: {len(drifted)} segments lie up to {worst:.2f} times as far from their centroids as text of "
+        f"the kind that the codebook was trained on; {LIMIT} is the limit. "
     )
     if on_drift == "warn":
         advice = f"Answers stay right and become slower to find. Train a new one: colonnade reindex {summary.index}"

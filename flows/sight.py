@@ -25,7 +25,7 @@ from index_format.reports import read_report
 from tasks import progress
 from tasks.drift import SegmentDrift
 
-EVERY_SECONDS = 3.0
+EVERY_SECONDS = 10.0  # an update is two hundredths of a second of processor, and a build has an hour of them
 _SHOWN_REASONS = 100
 
 
@@ -41,7 +41,7 @@ def progress_shown(index: str) -> Iterator[None]:
 
 
 class _Bar:
-    """A progress artifact, told anew every few seconds."""
+    """A progress artifact, told anew every ten seconds."""
 
     def __init__(self, artifact: UUID, index: str) -> None:
         self._artifact = artifact

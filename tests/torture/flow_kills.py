@@ -35,6 +35,7 @@ ENCODER = str(PROJECT / "tests" / "parity" / "golden" / "colbert-bert")  # tiny:
 KILLS_AN_INDEX = 20  # then a fresh one: each kill checks all of it
 DOCUMENTS = 12
 PATIENCE_SECONDS = 300.0
+RUN_PATIENCE_SECONDS = 30.0  # of a flow with a run elsewhere; one that is only slow is encoded twice, and no harm done
 LEFT_ALONE_SECONDS = 120.0  # how long a flow may go on without its server
 
 
@@ -54,7 +55,7 @@ class Place:
         return self.folder / "flows.log"
 
     def start(self, work: Work, encode_on: str = "here") -> RunningFlow:
-        return RunningFlow(self.server, work, self.log, encode_on)
+        return RunningFlow(self.server, work, self.log, encode_on, RUN_PATIENCE_SECONDS)
 
     def pause(self, seconds: float | None = None) -> None:
         """Wait until a random moment of what a flow takes."""
@@ -139,10 +140,9 @@ def _weighted(server: MortalServer) -> dict[str, Victim]:
         return True
 
     def kill_worker(place: Place, work: Work) -> bool:
-        with worker(place.server, place.folder / "worker.log") as victim:
+        with worker(place.server, place.folder / "worker.log"):  # killed with its runs at the end
             flow = place.start(work, encode_on="pool:1")
             place.pause(20.0)
-            victim.kill()
         if place.rng.random() < 0.5:
             flow.kill()
         with worker(place.server, place.folder / "worker.log"):

@@ -23,12 +23,8 @@ from colonnade.running import prepare_prefect
 prepare_prefect()  # before Prefect is imported
 
 from prefect import Flow  # noqa: E402
-from prefect.settings import (  # noqa: E402
-    PREFECT_API_URL,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_LOGGING_TO_API_ENABLED,
-    temporary_settings,
-)
+from prefect.context import refresh_global_settings_context  # noqa: E402
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
 
 from flows import spread  # noqa: E402
 from flows.build_index import build_index  # noqa: E402
@@ -36,10 +32,16 @@ from flows.parameters import BuildParameters, ReindexParameters, SyncParameters 
 from flows.reindex_index import reindex_index  # noqa: E402
 from flows.sync_index import sync_index  # noqa: E402
 from tasks import stage_documents  # noqa: E402
-from tests.prefect_server import PROJECT, PrefectServer, free_port, prefect_command, wait_until_healthy  # noqa: E402
+from tests.prefect_server import (  # noqa: E402
+    PROJECT,
+    PrefectServer,
+    free_port,
+    kill_worker,
+    prefect_command,
+    wait_until_healthy,
+)
 
 SHARD_DOCUMENTS = 3
-PATIENCE_SECONDS = 30.0
 FLOWS: dict[str, tuple[Flow[Any, Any], type[Any]]] = {
     "build": (build_index, BuildParameters),
     "sync": (sync_index, SyncParameters),
@@ -62,16 +64,25 @@ class Work:
 class RunningFlow:
     """A flow in a process of its own."""
 
-    def __init__(self, server: PrefectServer, work: Work, log: Path, encode_on: str = "here") -> None:
-        """Start it, and return when its flow is about to begin."""
+    def __init__(
+        self, server: PrefectServer, work: Work, log: Path, encode_on: str = "here", patience: float = 300.0
+    ) -> None:
+        """Start it, and return when it is about to begin. patience: seconds without a shard of a run elsewhere."""
         reading, writing = _forking.Pipe(duplex=False)
-        arguments = (server.api, work.flow, work.parameters, str(log), encode_on, writing)
-        self._process = _forking.Process(target=_run, args=arguments, daemon=True)
+        arguments = (server.api, work, str(log), encode_on, patience, writing)
+        self._process = _forking.Process(target=_run, args=arguments)  # no daemon: it may start processes itself
         self._process.start()
         writing.close()
         with suppress(EOFError):
             reading.recv()
         self._started = time.monotonic()
+
+    @property
+    def children(self) -> list[int]:
+        """The processes that it started to encode in."""
+        listed = Path(f"/proc/{self._process.pid}/task").glob("*/children")
+        found = [int(one) for path in listed for one in path.read_text().split()]
+        return [one for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
     def signal(self, number: int) -> None:
         """Send a signal; nothing happens when the flow is over."""
@@ -91,18 +102,19 @@ class RunningFlow:
         return self._process.exitcode, time.monotonic() - self._started
 
 
-def _run(api: str, flow: str, parameters: dict[str, object], log: str, encode_on: str, started: Connection) -> None:
+def _run(api: str, work: Work, log: str, encode_on: str, patience: float, started: Connection) -> None:
     """The life of a forked process."""
     with Path(log).open("a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    os.environ[spread.SETTING] = encode_on
-    stage_documents.SHARD_DOCUMENTS, spread.PATIENCE_SECONDS = SHARD_DOCUMENTS, PATIENCE_SECONDS
-    quick = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
-    body, form = FLOWS[flow]
-    with temporary_settings({PREFECT_API_URL: api, **quick}):
+    # In the environment, where threads and processes that the flow starts find it too.
+    os.environ |= {"PREFECT_API_URL": api, "PREFECT_LOGGING_TO_API_ENABLED": "false", spread.SETTING: encode_on}
+    refresh_global_settings_context()
+    stage_documents.SHARD_DOCUMENTS, spread.PATIENCE_SECONDS = SHARD_DOCUMENTS, patience
+    body, form = FLOWS[work.flow]
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # a second sooner
         started.send(True)
-        body(form(**parameters))
+        body(form(**work.parameters))
 
 
 class MortalServer:
@@ -147,17 +159,14 @@ class MortalServer:
 
 
 @contextmanager
-def worker(server: PrefectServer, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of all queues that looks for work every second, in a process group of its own."""
+def worker(server: PrefectServer, log: Path) -> Iterator[int]:
+    """The process of a worker of all queues that looks for work every second."""
     environment = {**server.environment, "PREFECT_WORKER_QUERY_SECONDS": "1", "PYTHONPATH": str(PROJECT)}
     command = prefect_command("worker", "start", "--pool", "colonnade")
     with log.open("a") as output:
-        process = subprocess.Popen(
-            command, cwd=PROJECT, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=output, stderr=output)
     try:
-        yield process
+        yield process.pid
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_worker(process.pid)
         process.wait(30)
