@@ -90,7 +90,8 @@ def memory_table(memory: dict[str, Any]) -> Figures:
         peaks = [f"{peak[which]:,.0f}" for which in ("peak_mib", "server_mib")]
         rows.append([*built, *peaks, f"{peak['peak_mib'] / first['peak_mib']:.2f}"])
     head = ["documents", "tokens", "build s", "peak MiB", "Prefect's server MiB", "peak to the first"]
-    return Figures(f"Peak memory of a build ({memory['collection']})", head, rows)
+    encoder = memory.get("encoder", "embedded")  # results from before 2026-11-23 do not say
+    return Figures(f"Peak memory of a build ({memory['collection']}, encoder {encoder})", head, rows)
 
 
 def opening_table(opening: dict[str, Any]) -> list[Figures]:

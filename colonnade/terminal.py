@@ -87,6 +87,7 @@ def print_summary(summary: Summary) -> None:
     table.add_column(justify="right")
     table.add_column()
     counts = {
+        "documents seen": summary.seen,
         "documents added": summary.added,
         "changed": summary.changed,
         "deleted": summary.deleted,
@@ -103,7 +104,8 @@ def print_summary(summary: Summary) -> None:
         table.add_row(f"{summary.bytes:,}", f"bytes, {summary.bytes / summary.passages:,.0f} a passage")
     err.print(table)
     if summary.seconds:
-        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
+        rates = {stage: f" ({rate:,} tokens a second)" for stage, rate in summary.tokens_a_second.items()}
+        stages = ", ".join(f"{stage} {took:.1f} s{rates.get(stage, '')}" for stage, took in summary.seconds.items())
         err.print(f"  {stages}; {sum(summary.seconds.values()):.1f} s in all", highlight=False, soft_wrap=True)
     for warning in summary.warnings:
         err.print(f"[bold yellow]Warning:[/bold yellow] {warning}", highlight=False, soft_wrap=True)

@@ -23,7 +23,7 @@ def evaluate_index(parameters: EvaluateParameters) -> Comparison:
         previous = measure_version(index, index.version(parameters.beside), questions, parameters.beside_encoder)
     comparison = Comparison(index.address, measured, previous, questions[0] if questions else {})
     show_comparison(comparison)
-    show_drift_of(index, current.version)
+    show_drift_of(index, current.version, measured.recall_10)
     link_version(index.address, current.version)
     if previous is not None and comparison.loss > parameters.tolerance:
         warn(f"{index.address}: version {measured.version} answers worse than version {previous.version}.")

@@ -13,7 +13,7 @@ from index_format.errors import WorseAnswers
 from index_format.index import Index
 from index_format.manifest import Manifest
 from tasks.drift import measure_drift_task
-from tasks.evaluate import EXACT, Evaluation, evaluate_sample_task, evaluate_task
+from tasks.evaluate import EXACT, Evaluation, evaluate_sample_task, evaluate_task, recall_of_exact_task
 from tasks.measures import Judgements, PerQuery, mean
 
 SAMPLE = 100  # passages that stand for queries where there are none
@@ -110,8 +110,9 @@ def refuse_worse(comparison: Comparison, tolerance: float) -> None:
         )
 
 
-def show_drift_of(index: Index, version: int) -> None:
-    """Leave the drift table of a version on the run's page."""
+def show_drift_of(index: Index, version: int, recall_10: float | None = None) -> None:
+    """Leave the drift table of a version on the run's page. recall_10: where it was measured already."""
     drift = measure_drift_task(index.address, version)
     if drift:
-        show_drift(index.address, drift)
+        recall = recall_of_exact_task(index.address, version) if recall_10 is None else recall_10
+        show_drift(index.address, drift, recall)

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -72,19 +73,27 @@ def encode_shards(shards: Sequence[Shard], recipe: Recipe) -> list[EncodedSegmen
     progress.report("encode", total=sum(shard.characters for shard in shards))
     if place.kind == "pool":
         _encode_on_pool(shards, recipe, place.workers)
-    elif place.kind != "here":
-        with _runner(place) as runner:
-            # Prefect's annotation of a runner asks for tasks that may be coroutines.
-            return _collect(runner.map(cast("Any", encode_shard_task), _arguments(shards, recipe)), shards)
+    elif place.kind != "here" and (segments := _encode_by_runner(shards, recipe, place)) is not None:
+        return segments
     try:
-        # After a pool, this finds the receipts, checks them, and encodes what is missing after all.
+        # After others, this finds the receipts, checks them, and encodes what is missing after all.
         return encode_shard_task.map(shards, unmapped(recipe)).result()
     finally:
         release_gpu()
 
 
-def _arguments(shards: Sequence[Shard], recipe: Recipe) -> dict[str, Any]:
-    return {"shard": list(shards), "recipe": unmapped(recipe)}
+def _encode_by_runner(shards: Sequence[Shard], recipe: Recipe, place: Place) -> list[EncodedSegment] | None:
+    """Encode in processes of this machine or on Ray. None when a process was killed each time."""
+    arguments = {"shard": list(shards), "recipe": unmapped(recipe)}
+    for _ in range(_ROUNDS):
+        try:
+            with _runner(place) as runner:
+                # Prefect's annotation of a runner asks for tasks that may be coroutines.
+                return _collect(runner.map(cast("Any", encode_shard_task), arguments), shards)
+        except BrokenProcessPool:
+            # The pool ends with any of its processes. What was finished has its receipt.
+            get_run_logger().warning("A process that encoded was killed. Its shard is encoded again.")
+    return None
 
 
 def _collect(futures: Sequence[PrefectFuture[Any]], shards: Sequence[Shard]) -> list[EncodedSegment]:
@@ -159,9 +168,11 @@ def _wait(index: Index, recipe: Recipe, runs: list[_Run]) -> None:
                 left = [one for one in run.shards if keys.receipt(recipe.work_key(one)) not in finished]
                 state = client.read_flow_run(run.flow_run.id).state
                 assert state is not None
-                if len(left) < run.open or not state.is_running():
+                if len(left) < run.open or state.is_scheduled():
                     run.open, run.moved_at = len(left), time.monotonic()
-                dead = state.is_running() and time.monotonic() - run.moved_at > PATIENCE_SECONDS
+                # Pending too: a worker that is killed between taking a run and starting it leaves it so for ever.
+                taken = state.is_pending() or state.is_running()
+                dead = taken and time.monotonic() - run.moved_at > PATIENCE_SECONDS
                 if dead and left:
                     message = f"No shard was finished for {PATIENCE_SECONDS:.0f} seconds: given to others."
                     client.set_flow_run_state(run.flow_run.id, Crashed(message=message), force=True)

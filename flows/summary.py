@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from index_format.manifest import FileRef
 
+_RATED = ("encode", "centroids")  # stages that work on every token
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -34,6 +36,15 @@ class Summary:
     bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def tokens_a_second(self) -> dict[str, int]:
+        """How quick the stages were that work on every token."""
+        return {
+            stage: round(self.tokens / seconds)
+            for stage, seconds in self.seconds.items()
+            if stage in _RATED and seconds
+        }
 
 
 class Stopwatch:

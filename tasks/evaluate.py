@@ -14,6 +14,7 @@ from encoding.encoder import load_encoder_of
 from index_format.index import Index
 from index_format.manifest import Manifest
 from serving.hybrid import Fusion, rank_hybrid, rank_words
+from serving.scorer import EXHAUSTIVE_BYTES
 from serving.search import Ranking, Recall, rank
 from serving.snapshot import Snapshot, open_snapshot
 from tasks.measures import DEPTH, Judgements, PerQuery, mean, measure, overlap
@@ -25,6 +26,8 @@ _THREADS = os.cpu_count() or 1
 _FIRST_PASSAGES = 200  # of a ranking; more until they have DEPTH documents
 _SAMPLE_TOKENS = 24  # of a passage that stands for a query
 _SEED = 20
+_FEW_QUERIES = 20
+_MOST_TOKENS = 20_000_000  # some ten seconds for those queries on two cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,22 @@ def evaluate_sample(address: str, manifest: Manifest, count: int) -> Evaluation:
 
 
 evaluate_sample_task = as_task(evaluate_sample, "evaluate by a sample")
+
+
+def recall_of_exact(address: str, version: int) -> float | None:
+    """What of exact MaxSim's ten best a search finds, by a few passages of the version that stand for queries.
+
+    Cheap enough to be asked after each run: 1 where a search scores every passage anyway, and None where scoring
+    them all would take minutes; an evaluation measures it there.
+    """
+    manifest = Index.at(address).version(version)
+    tokens = sum(segment.tokens for segment in manifest.segments)
+    if tokens * Index.at(address).codec(manifest).row_bytes <= EXHAUSTIVE_BYTES["balanced"]:
+        return 1.0
+    return evaluate_sample(address, manifest, _FEW_QUERIES).recall_10 if tokens <= _MOST_TOKENS else None
+
+
+recall_of_exact_task = as_task(recall_of_exact, "recall of exact search")
 
 
 def rankings(snapshot: Snapshot, queries: Sequence[NDArray[np.float32]], recall: Recall) -> list[list[str]]:

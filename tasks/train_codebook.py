@@ -29,6 +29,7 @@ MAX_CENTROIDS = 1 << 18
 SAMPLE_PER_CENTROID = 64
 MAX_SAMPLE = 1 << 17  # vectors: 200 MB at 384 dimensions, so that a build needs no more memory than its encoding
 LEAST_PER_CENTROID = 16  # even where that is more
+HELD_OUT_EVERY = 16  # passages of a segment, one of which no codebook is trained on
 ITERATIONS = 8
 SEED = 20
 _BLOCK = 8192  # vectors decompressed at once
@@ -46,10 +47,12 @@ def train_codebook(
     """Train and write a codebook of an index from the token vectors of some segments."""
     index = Index.at(address)
     tokens = sum(segment.tokens for segment in segments)
-    centroids = centroids_for(tokens)
+    opened = read_codec(index.files, codec, dim)
+    trained_on = [int((~_held_out(index, segment, opened)).sum()) for segment in segments]
+    centroids = centroids_for(sum(trained_on))
     most = max(MAX_SAMPLE, LEAST_PER_CENTROID * centroids)
-    size = min(tokens, SAMPLE_PER_CENTROID * centroids, most)
-    sample = _sample(index, segments, read_codec(index.files, codec, dim), size)
+    size = min(sum(trained_on), SAMPLE_PER_CENTROID * centroids, most)
+    sample = _sample(index, segments, trained_on, opened, size)
     trained = kmeans(sample, centroids)
     codebook_id = keys.new_id()
     file = write_object(index.store, keys.codebook(codebook_id), write_npz({"centroids": trained}))
@@ -86,20 +89,37 @@ def _means(
     return means
 
 
+def held_out(offsets: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Which token vectors of a segment no codebook is trained on, bool [T]: those of every sixteenth passage.
+
+    They tell how far text of the same kind lies from the centroids; what a codebook was trained on lies nearer.
+    """
+    passages = np.arange(1, len(offsets)) % HELD_OUT_EVERY == 0
+    return np.repeat(passages, np.diff(offsets))
+
+
+def _held_out(index: Index, segment: EncodedSegment | SegmentRecord, codec: Codec) -> NDArray[np.bool_]:
+    return held_out(map_codes(index.files, segment, codec).offsets)
+
+
 def _sample(
-    index: Index, segments: Sequence[EncodedSegment | SegmentRecord], codec: Codec, size: int
+    index: Index,
+    segments: Sequence[EncodedSegment | SegmentRecord],
+    trained_on: Sequence[int],
+    codec: Codec,
+    size: int,
 ) -> NDArray[np.float32]:
-    """`size` token vectors float32 [size, D], drawn evenly from all segments."""
-    total = sum(segment.tokens for segment in segments)
-    chosen = np.sort(np.random.default_rng(SEED).choice(total, size, replace=False))
+    """`size` token vectors float32 [size, D], drawn evenly from all segments, of which so many are trained on."""
+    chosen = np.sort(np.random.default_rng(SEED).choice(sum(trained_on), size, replace=False))
     sample = np.empty((size, codec.dim), np.float32)
     first = filled = 0
-    for segment in segments:
-        own = chosen[(chosen >= first) & (chosen < first + segment.tokens)] - first
+    for segment, count in zip(segments, trained_on, strict=True):
         arrays = map_codes(index.files, segment, codec)
+        open_rows = np.flatnonzero(~held_out(arrays.offsets))
+        own = open_rows[chosen[(chosen >= first) & (chosen < first + count)] - first]
         for start in range(0, len(own), _BLOCK):
             rows = own[start : start + _BLOCK]
             sample[filled : filled + len(rows)] = codec.decompress(arrays.codes[rows], arrays.scales[rows])
             filled += len(rows)
-        first += segment.tokens
+        first += count
     return sample

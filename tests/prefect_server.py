@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+DATABASE = "prefect.db"  # in its home
 START_SECONDS = 180
 PROJECT = Path(__file__).parents[1]
 
@@ -33,6 +36,12 @@ class PrefectServer:
         )
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def copy_database(self, place: Path) -> None:
+        """Copy the database as it is now."""
+        home = Path(self.environment["PREFECT_HOME"])
+        with closing(sqlite3.connect(home / DATABASE)) as there, closing(sqlite3.connect(place)) as copy:
+            there.backup(copy)
 
 
 def prefect_command(*arguments: str) -> list[str]:
@@ -60,6 +69,25 @@ def prefect_server(home: Path) -> Iterator[PrefectServer]:
         finally:
             process.terminate()
             process.wait(30)
+
+
+def started_by(process: int) -> list[int]:
+    """A process and all that it started and that they started, in whatever session."""
+    found = [process]
+    for one in found:
+        with suppress(OSError):  # it is over
+            listed = [path.read_text() for path in Path(f"/proc/{one}/task").glob("*/children")]
+            found += [int(child) for children in listed for child in children.split()]
+    return found
+
+
+def kill_worker(process: int) -> None:
+    """kill -9 of a worker and its flow runs, each of which has a session of its own: a machine that lost power."""
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGSTOP)  # so that it starts no more
+    for one in reversed(started_by(process)):
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
 
 
 def wait_until_healthy(api: str, process: subprocess.Popen[bytes], log: Path) -> None:

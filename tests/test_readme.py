@@ -90,13 +90,13 @@ def test_the_session_with_ones_own_documents_runs_as_printed(server, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_session_with_prefect_runs_as_printed(tmp_path: Path) -> None:
+def test_the_session_with_prefect_runs_as_printed(empty_database: Path, tmp_path: Path) -> None:
     """A server of its own, deployments, a worker, and a run watched to its end."""
     shutil.copytree(PROJECT, tmp_path / "project", ignore=shutil.ignore_patterns(".*", "*.egg-info", "__pycache__"))
     (tmp_path / "project" / "animals.jsonl").write_text('{"id": "bees", "text": "Bees make honey."}\n')
     port = free_port()
     session = blocks()[4].replace("4200", port).replace("server start", f"server start --port {port}")
-    home = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    home = {"PREFECT_HOME": str(empty_database), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
     shell(session, tmp_path / "project", **home)
 

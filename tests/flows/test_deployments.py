@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,26 +13,33 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from index_format.index import Index
 from tests.browser import CHROMIUM, browser
-from tests.prefect_server import PROJECT, PrefectServer
+from tests.prefect_server import PROJECT, PrefectServer, kill_worker, started_by
+from tests.torture.flow_kills import ENCODER
+from tests.torture.flow_processes import RunningFlow, Work
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 RUN_SECONDS = 240  # a busy machine starts a process slowly
-BUILD_ON_POOL = """
-from tasks import stage_documents
-from colonnade import cli
-stage_documents.SHARD_DOCUMENTS = 4
-cli.main()
+ZOMBIE = """
+import time
+from prefect import flow
+
+@flow(name="zombie")
+def wait():
+    time.sleep(600)
+
+wait()
 """
 
 
 @pytest.fixture(scope="module")
 def deployed(server: PrefectServer) -> PrefectServer:
-    """The server with the work pool, all deployments and the automation."""
+    """The server with the work pool and all deployments."""
     server.prefect("work-pool", "create", "colonnade", "--type", "process")
     server.prefect("deploy", "--all")
     return server
@@ -42,24 +47,23 @@ def deployed(server: PrefectServer) -> PrefectServer:
 
 @pytest.fixture(scope="module")
 def working(deployed: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """The same with a worker for all queues."""
-    with worker(deployed, tmp_path_factory.mktemp("worker") / "log"):
+    """The same with a worker for all queues but that of shards."""
+    queues = ("--work-queue", "index", "--work-queue", "upkeep")
+    with worker(deployed, tmp_path_factory.mktemp("worker") / "log", *queues):
         yield deployed
 
 
 @contextmanager
-def worker(server: PrefectServer, log: Path) -> Iterator[None]:
-    """A worker that looks for work every second, in a process group of its own."""
-    command = [PREFECT, "worker", "start", "--pool", "colonnade"]
+def worker(server: PrefectServer, log: Path, *options: str) -> Iterator[int]:
+    """The process of a worker that looks for work every second."""
+    command = [PREFECT, "worker", "start", "--pool", "colonnade", *options]
     environment = {**server.environment, "PREFECT_WORKER_QUERY_SECONDS": "1", "PYTHONPATH": str(PROJECT)}
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=PROJECT, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=output, stderr=output)
         try:
-            yield
+            yield process.pid
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_worker(process.pid)
             process.wait(30)
 
 
@@ -202,42 +206,71 @@ def test_schedules_are_there_paused_and_the_form_refuses_nonsense(deployed: Pref
     assert "bits" in answer.text
 
 
-def test_a_run_without_heartbeats_is_marked_as_crashed_by_the_automation(deployed: PrefectServer) -> None:
-    """The automation of the project is one that this server takes."""
+def test_a_run_without_heartbeats_is_marked_as_crashed_by_the_automation(deployed: PrefectServer, zombie: str) -> None:
+    """A process that was killed says nothing; ten seconds after its last heartbeat here, ten minutes as shipped."""
+    assert ended(deployed, zombie) == ["CRASHED"]
+    assert "run the deployment again" in ask(deployed, f"/flow_runs/{zombie}")["state"]["message"]
     deployed.prefect("automation", "create", "--from-file", "automations.yaml")
-    found = ask(deployed, "/automations/filter", {})
-    assert ("colonnade-crashed-runs", True) in [(one["name"], one["enabled"]) for one in found]
+    found = {one["name"]: one for one in ask(deployed, "/automations/filter", {})}
+    shipped = found["colonnade-crashed-runs"]
+    assert (shipped["enabled"], shipped["trigger"]["within"]) == (True, 600)
 
 
-def test_shards_are_encoded_by_runs_elsewhere_and_a_killed_one_costs_its_shard(
-    working: PrefectServer, tmp_path: Path
+@pytest.fixture(scope="module")
+def zombie(server: PrefectServer) -> str:
+    """A flow run that was killed after its first heartbeat; the automation watches it with less patience."""
+    (wanted,) = yaml.safe_load((PROJECT / "automations.yaml").read_text())["automations"]
+    of_this_flow = {"prefect.resource.role": "flow", "prefect.resource.name": "zombie"}
+    wanted |= {"name": "zombies", "trigger": {**wanted["trigger"], "match_related": of_this_flow, "within": 10}}
+    ask(server, "/automations/", wanted)
+    process = subprocess.Popen([sys.executable, "-c", ZOMBIE], env=server.environment)
+    try:
+        deadline = time.monotonic() + RUN_SECONDS
+        beats = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}, "related": {"labels": of_this_flow}}}
+        while not (found := ask(server, "/events/filter", beats)["events"]):
+            assert time.monotonic() < deadline, "no heartbeat came"
+            time.sleep(0.5)
+    finally:
+        process.kill()
+        process.wait(30)
+    return str(found[0]["resource"]["prefect.resource.id"]).removeprefix("prefect.flow-run.")
+
+
+def test_shards_are_encoded_by_workers_elsewhere_and_a_killed_one_costs_its_shard(
+    deployed: PrefectServer, tmp_path: Path
 ) -> None:
-    """Processes that share only the store; one is killed in the middle, and its rest goes to another."""
-    source, index = tmp_path / "documents.jsonl", tmp_path / "index"
-    rows = [{"id": f"{one}", "text": f"The fox number {one} jumps over the lazy dog. " * 12} for one in range(24)]
+    """Two workers that share only the store; one is killed in the middle, and its rest goes to the other."""
+    source, index, log = tmp_path / "documents.jsonl", tmp_path / "index", tmp_path / "log"
+    rows = [{"id": f"{at}", "text": f"The fox number {at} jumps over the lazy dog. " * 400} for at in range(24)]
     source.write_text("\n".join(map(json.dumps, rows)))
-    environment = {**working.environment, "COLONNADE_ENCODE_ON": "pool:2", "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, "-c", BUILD_ON_POOL, "build", str(source), str(index)]
-    build = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    victim = first_receipt(working, index, build)
-    os.kill(victim, signal.SIGKILL)
-    _, said = build.communicate(timeout=RUN_SECONDS)
-    assert build.returncode == 0, said
+    work = Work("build", {"source": {"location": str(source)}, "index": str(index), "encoder": ENCODER}, {})
+    encoding = ("--work-queue", "encode", "--limit", "1")
+    with worker(deployed, tmp_path / "1", *encoding) as one, worker(deployed, tmp_path / "2", *encoding) as other:
+        build = RunningFlow(deployed, work, log, encode_on="pool:2")
+        try:
+            run, process = first_receipt(deployed, index)
+            kill_worker(one if process in started_by(one) else other)
+            # As the automation does in ten minutes, and the build itself after five without a shard.
+            crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
+            ask(deployed, f"/flow_runs/{run}/set_state", crashed)
+            code, _ = build.ended(RUN_SECONDS)
+        finally:
+            build.kill()
+    assert code == 0, log.read_text()
     made = Index.at(index).current()
-    assert (made.version, made.documents, len(made.segments)) == (1, 24, 6)
+    assert (made.version, made.documents, len(made.segments)) == (1, 24, 8)
     encoded = {path.parent.name for path in index.rglob("codes.npz")}
     assert {one.id for one in made.segments} <= encoded
-    assert len(encoded) <= 7, "more than the shard in hand was encoded twice"
+    assert len(encoded) <= 9, "more than the shard in hand was encoded twice"
     assert not list((index / "staging").rglob("*.*"))
 
 
-def first_receipt(server: PrefectServer, index: Path, build: subprocess.Popen[str]) -> int:
-    """Wait until the first shard is finished. Returns the process of a flow run that encodes."""
-    deadline = time.monotonic() + RUN_SECONDS
-    while not list((index / "receipts").glob("*.json")):
-        assert build.poll() is None, build.communicate()
-        assert time.monotonic() < deadline, "no shard was finished"
-        time.sleep(0.02)
+def first_receipt(server: PrefectServer, index: Path) -> tuple[str, int]:
+    """Wait until the first shard is finished. Returns a flow run that encodes, and its process."""
     asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}, "flows": {"name": {"any_": ["encode-shards"]}}}
-    runs = ask(server, "/flow_runs/filter", asked)
-    return next(int(run["infrastructure_pid"].rpartition(":")[2]) for run in runs if run["infrastructure_pid"])
+    deadline, running = time.monotonic() + RUN_SECONDS, []
+    while not list((index / "receipts").glob("*.json")):
+        assert time.monotonic() < deadline, "no shard was finished"
+        running = [run for run in ask(server, "/flow_runs/filter", asked) if run["infrastructure_pid"]] or running
+        time.sleep(0.02)
+    return str(running[0]["id"]), int(running[0]["infrastructure_pid"].rpartition(":")[2])

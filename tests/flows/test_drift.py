@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
 
 from flows.build_index import add_documents, build_index
 from flows.parameters import AddParameters, BuildParameters
 from index_format.index import Index
-from tasks import drift
+from index_format.manifest import Manifest
+from tasks import drift, evaluate, train_codebook
+from tasks.evaluate import Evaluation, recall_of_exact
 from tests.strategies import live_texts
 
 pytestmark = pytest.mark.usefixtures("prefect_here")
@@ -27,8 +31,9 @@ OTHERS = {"tax": "Quarterly withholding statements must reconcile accrued liabil
 
 @pytest.fixture
 def index(write_texts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
-    """An index of six like sentences, whose small codebook counts as a large one."""
-    monkeypatch.setattr(drift, "LEAST_TOKENS_PER_CENTROID", 0)
+    """An index of six like sentences, two of them held out from its codebook, where so few count."""
+    monkeypatch.setattr(train_codebook, "HELD_OUT_EVERY", 3)
+    monkeypatch.setattr(drift, "LEAST_TOKENS", 5)
     build_index(BuildParameters(source=write_texts(ANIMALS), index=str(tmp_path / "index")))
     return Index.at(tmp_path / "index")
 
@@ -60,7 +65,38 @@ def test_drift_has_a_new_codebook_trained_where_that_is_wanted(index: Index, wri
     assert not [one for one in drift.measure_drift(index.address, 3) if one.drifted]
 
 
-def test_a_small_codebook_is_no_measure(index: Index, write_texts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has learned its tokens by heart, and everything else lies far from it."""
-    monkeypatch.setattr(drift, "LEAST_TOKENS_PER_CENTROID", 16)
+def test_a_codebook_that_answers_worse_is_not_published(index: Index, write_texts, monkeypatch) -> None:
+    """Drift triggers a reindex, whose gate holds; the documents are published all the same, and the run warns."""
+    before, measured = index.current().codebook.id, [0.5, 0.9]  # of the new codebook, and of the old one
+
+    def measure(_index: Index, manifest: Manifest, _questions: None) -> Evaluation:
+        return Evaluation(manifest.version, "", 10, measured.pop(0))
+
+    monkeypatch.setattr("flows.reindex_index.measure_version", measure)
+    summary = add_documents(AddParameters(source=write_texts(OTHERS), index=index.address, on_drift="reindex"))
+    assert "answers worse, so the old one stays" in summary.warnings[0]
+    assert (summary.version, index.current().version, index.current().codebook.id) == (2, 2, before)
+    assert set(live_texts(index)) == {*ANIMALS, *OTHERS}
+
+
+def test_the_drift_table_tells_what_a_search_finds_of_exact_maxsim(index: Index, write_texts, monkeypatch) -> None:
+    """One where every passage is scored anyway; by a sample of queries in a larger index; nothing in a huge one."""
+    assert recall_of_exact(index.address, 1) == 1.0
+    monkeypatch.setitem(evaluate.EXHAUSTIVE_BYTES, "balanced", 0)
+    add_documents(AddParameters(source=write_texts(OTHERS), index=index.address))
+    with get_client(sync_client=True) as client:
+        wanted = {"artifacts": {"key": {"any_": ["drift"]}}, "sort": "CREATED_DESC", "limit": 1}
+        (table,) = client.request("POST", "/artifacts/filter", json=wanted).json()
+    *segments, last = json.loads(table["data"])
+    assert [one["recall_10"] for one in segments] == [None, None]
+    assert last["segment"] == "all of the index"
+    assert 0 < last["recall_10"] <= 1
+    monkeypatch.setattr(evaluate, "_MOST_TOKENS", 1)
+    assert recall_of_exact(index.address, 1) is None
+
+
+def test_too_little_text_is_no_measure(index: Index, write_texts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few sentences lie anywhere."""
+    monkeypatch.setattr(drift, "LEAST_TOKENS", 2048)
     assert add_documents(AddParameters(source=write_texts(OTHERS), index=index.address)).warnings == []
+    assert [one.ratio for one in drift.measure_drift(index.address, 2)] == [None, None]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from index_format.errors import InputError
 from index_format.index import Index
 from tasks.device import Places
 from tests.prefect_server import PROJECT, PrefectServer
+from tests.torture.flow_kills import ENCODER
+from tests.torture.flow_processes import RunningFlow, Work
 
 HOLD = """
 import sys, time
@@ -57,6 +60,32 @@ def test_a_place_is_for_one_process_and_free_as_soon_as_it_is_killed(tmp_path: P
         for one in holders:
             one.kill()
             one.wait(10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_processes_encode_and_one_that_is_killed_costs_its_shard(server: PrefectServer, tmp_path: Path) -> None:
+    """Prefect's pool of processes ends with any of them; the run starts another and goes on from its receipts."""
+    source, index = tmp_path / "documents.jsonl", tmp_path / "index"
+    rows = [{"id": f"{at}", "text": f"Fox {at} jumps over the lazy dog. " * 400} for at in range(24)]
+    source.write_text("\n".join(map(json.dumps, rows)))
+    parameters = {"source": {"location": str(source)}, "index": str(index), "encoder": ENCODER}
+    log = tmp_path / "log"
+    flow = RunningFlow(server, Work("build", parameters, {}), log, encode_on="processes:2")
+    try:
+        deadline = time.monotonic() + 250
+        while not list((index / "receipts").glob("*.json")):
+            assert time.monotonic() < deadline, "no shard was finished"
+            time.sleep(0.01)
+        os.kill(flow.children[0], signal.SIGKILL)  # the pool is there until the last shard is finished
+        code, _ = flow.ended(300)
+    finally:
+        flow.kill()
+    assert code == 0, log.read_text()
+    made = Index.at(index).current()
+    assert (made.version, made.documents, len(made.segments)) == (1, 24, 8)
+    # The pool's end costs both of its processes the shard that they had in hand.
+    assert len({path.parent.name for path in index.rglob("codes.npz")}) <= 10
 
 
 @pytest.mark.slow

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from flows import indexing
+from flows import indexing, turns
 from flows.build_index import build_index
 from flows.collect_garbage import collect_garbage
 from flows.compact_index import compact_index
@@ -92,6 +93,18 @@ def test_finished_work_from_before_the_horizon_is_done_again(tmp_path: Path, mon
     build(tmp_path, b="Cats sleep all day.")
     assert set(live_texts(index)) == {"a", "b"}
     assert receipt not in index.store.list(keys.RECEIPTS)
+
+
+def test_a_turn_that_was_never_given_back_holds_a_compaction_no_longer_than_its_patience(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """A run that was killed keeps its turn until a lease ends; the next one waits a minute at most, here a second."""
+    build(tmp_path, a="Bees make honey.")
+    monkeypatch.setattr(turns, "LONGEST_WAIT_SECONDS", 1.0)
+    place = str(tmp_path / "index")
+    with ExitStack() as killed:
+        killed.enter_context(turns.turn("compact", place))
+        assert compact_index(CompactParameters(index=place)).version == 1
 
 
 def raise_horizon(index: Index) -> None:

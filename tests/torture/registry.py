@@ -14,7 +14,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Torture:
-    """What `make torture` runs, and how many cases of it; `smoke` cases run in the suite."""
+    """What `make torture` runs, and how many cases of it; `smoke` run in the suite (0: it has tests of its own)."""
 
     module: str
     count: int
@@ -32,5 +32,6 @@ TORTURES = {
     "faults": Torture("tests.torture.faults", count=13_000, smoke=60),
     "power": Torture("tests.torture.power", count=5_000, smoke=60),
     "requests": Torture("tests.torture.requests", count=100_000, smoke=100),
+    "flow-kills": Torture("tests.torture.flow_kills", count=100, smoke=0),
     "s3-faults": Torture("tests.torture.s3_faults", count=10_000, smoke=100),
 }
