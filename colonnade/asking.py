@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from colonnade.options import DeviceOption, Encoder, IndexArgument, Json, Recalled, Where
+from colonnade.options import DeviceOption, Encoder, Hybrid, IndexArgument, Json, Recalled, Weight, Where
 
 if TYPE_CHECKING:
     from colonnade.collection import Collection
@@ -32,7 +32,9 @@ def explain(
     from colonnade import terminal
     from colonnade.collection import Collection
 
-    matches = Collection(index, encoder=encoder, device=device).explain(query, k, where=where, recall=recall)
+    matches = Collection(index, encoder=encoder, device=device).explain(
+        query, k, where=where, recall=recall, hybrid=hybrid, weight=weight
+    )
     rows = matches.to_dicts()
     if not as_json:
         rows = [{**row, "weight": f"{row['weight']:.3f}"} for row in rows]
@@ -49,6 +51,8 @@ def batch_search(
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages to return for each")] = 10,
     recall: Recalled = "balanced",
     where: Where = None,
+    hybrid: Hybrid = None,
+    weight: Weight = 0.5,
     encoder: Encoder = None,
     device: DeviceOption = "auto",
     as_json: Json = False,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from colonnade.given import Documents
-    from colonnade.questions import Query, Where
+    from colonnade.questions import Hybrid, Query, Where
     from index_format.compaction import Compacted
     from index_format.garbage import Garbage
     from index_format.manifest import Manifest
@@ -135,14 +135,25 @@ class Collection:
         return self._refreshed(delete_ids(self._index, ids or ()))
 
     def search(
-        self, query: Query, k: int = 10, *, where: Where = None, recall: Recall = "balanced", offset: int = 0
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        where: Where = None,
+        recall: Recall = "balanced",
+        offset: int = 0,
+        hybrid: Hybrid = None,
+        weight: float = 0.5,
     ) -> Answer:
         """The best `k` passages for a text, or for its token vectors float32 [Q, D], from place `offset` on.
 
         where: a filter over metadata and id, as a dictionary or JSON (docs/filters.md). recall: "exact" scores every
-        passage; "fast" and "balanced" stop when few can be missing. Raises InputError or IndexNotFound.
+        passage; "fast" and "balanced" stop when few can be missing. hybrid: rank by BM25 too, "rank" by reciprocal
+        ranks, "weight" by scores; `weight` is MaxSim's share. Raises InputError or IndexNotFound.
         """
-        (answer,) = self.batch_search([query], k, where=where, recall=recall, offset=offset)
+        (answer,) = self.batch_search(
+            [query], k, where=where, recall=recall, offset=offset, hybrid=hybrid, weight=weight
+        )
         return answer
 
     def batch_search(
@@ -153,12 +164,15 @@ class Collection:
         where: Where = None,
         recall: Recall = "balanced",
         offset: int = 0,
+        hybrid: Hybrid = None,
+        weight: float = 0.5,
     ) -> list[Answer]:
         """An answer for each of several queries, in their order and all from one version; encoded together."""
-        from colonnade.questions import as_answer, as_asked, refuse_one_text
+        from colonnade.questions import as_answer, as_asked, as_fusion, refuse_one_text
 
         refuse_one_text("queries", queries)
-        found = self._answers(queries, lambda query: as_asked(query, k, where, recall, offset))
+        fusion = as_fusion(hybrid, weight)
+        found = self._answers(queries, lambda query: as_asked(query, k, where, recall, offset, fusion=fusion))
         return [as_answer(one) for one in found]
 
     def explain(self, query: Query, k: int = 3, *, where: Where = None, recall: Recall = "balanced") -> Records[Match]:

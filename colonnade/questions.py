@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from colonnade.records import Answer, Match, Records
 from index_format.errors import InputError
 from index_format.filters import Filter, parse_filter
 from serving.explain import Match as TokenMatch
+from serving.hybrid import Fusion
 from serving.query import SearchQuery
 from serving.scorer import Recall
 from serving.search import Hit
@@ -19,6 +20,7 @@ from serving.searcher import Answer as FoundAnswer
 
 Query = str | NDArray[np.float32]
 Where = str | Mapping[str, Any] | None
+Hybrid = Literal["rank", "weight"] | None
 
 _RECALLS = ("fast", "balanced", "exact")
 
@@ -35,7 +37,14 @@ def refuse_one_text(name: str, given: object) -> None:
 
 
 def as_asked(
-    query: Query, k: int, where: Where, recall: Recall, offset: int = 0, *, explain: bool = False
+    query: Query,
+    k: int,
+    where: Where,
+    recall: Recall,
+    offset: int = 0,
+    *,
+    explain: bool = False,
+    fusion: Fusion | None = None,
 ) -> SearchQuery:
     """The record of a question. Raises InputError."""
     if k < 1 or offset < 0:
@@ -43,7 +52,11 @@ def as_asked(
     if recall not in _RECALLS:
         raise InputError(f"recall: expected one of {', '.join(_RECALLS)}, got {recall!r}.")
     matching = filter_of(where)
-    options: dict[str, Any] = {"k": k, "offset": offset, "recall": recall, "matching": matching, "explain": explain}
+    options: dict[str, Any] = {
+        "k": k, "offset": offset, "recall": recall, "matching": matching, "explain": explain, "fusion": fusion
+    }  # fmt: skip
+    if fusion is not None and not isinstance(query, str):
+        raise InputError("hybrid: BM25 needs the query's text, got its vectors.")
     if isinstance(query, str):
         if not query.strip():
             raise InputError("query: it is empty.")
@@ -52,6 +65,15 @@ def as_asked(
         return SearchQuery(vectors=np.asarray(query, np.float32), **options)
     except (TypeError, ValueError):
         raise InputError(f"query: expected a text or its token vectors, got {type(query).__name__}.") from None
+
+
+def as_fusion(hybrid: Hybrid, weight: float) -> Fusion | None:
+    """How MaxSim and BM25 become one ranking; None for MaxSim alone. Raises InputError."""
+    if hybrid not in (None, "rank", "weight"):
+        raise InputError(f"hybrid: expected 'rank', 'weight' or None, got {hybrid!r}.")
+    if not 0 <= weight <= 1:
+        raise InputError(f"weight: expected MaxSim's share from 0 to 1, got {weight}.")
+    return None if hybrid is None else Fusion(hybrid, weight)
 
 
 def refuse_other_shape(vectors: NDArray[np.float32], dim: int) -> None:

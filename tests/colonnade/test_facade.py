@@ -192,6 +192,18 @@ def test_a_batch_answers_as_one_question_at_a_time_does(animals: Collection) -> 
     assert animals.search("animals", k=2, offset=1).items == animals.search("animals", k=3)[1:]
 
 
+@pytest.mark.parametrize("hybrid", ["rank", "weight"])
+def test_words_can_count_beside_what_they_mean(animals: Collection, hybrid: str) -> None:
+    """Each hit then says what both sides gave; with all the weight on BM25, only the word itself counts."""
+    answer = animals.search("honey", hybrid=hybrid)
+    assert answer[0].document_id == "bees"
+    assert answer[0].fused is not None
+    assert (answer[0].fused.bm25_rank, answer[0].fused.maxsim_rank) == (1, 1)
+    assert answer.to_arrow().column("fused").to_pylist()[0]["bm25"] > 0
+    by_words = animals.search("honey sleep", hybrid=hybrid, weight=0.0)
+    assert {hit.document_id for hit in by_words if hit.fused and hit.fused.bm25 > 0} < {"bees", "cats", "dogs"}
+
+
 def test_answers_turn_into_tables_and_dictionaries(animals: Collection) -> None:
     """Columns for the fields of a hit, metadata as a struct; an empty answer has the columns, too."""
     answer = animals.search("Who makes honey?", recall="exact")
@@ -245,6 +257,9 @@ def test_documents_that_are_none_are_refused(animals: Collection, documents: obj
         ({"query": " "}, "it is empty"),
         ({"query": "a", "k": 0}, "expected at least 1 and 0, got 0"),
         ({"query": "a", "recall": "all"}, "expected one of fast, balanced, exact"),
+        ({"query": "a", "hybrid": "both"}, "hybrid: expected 'rank', 'weight' or None, got 'both'"),
+        ({"query": "a", "hybrid": "rank", "weight": 2}, "weight: expected MaxSim's share from 0 to 1, got 2"),
+        ({"query": np.zeros((2, 384), np.float32), "hybrid": "rank"}, "BM25 needs the query's text"),
         ({"query": "a", "where": {"op": "==", "column": "wings", "value": 2}}, "no column 'wings'"),
         ({"query": ["a", "b"]}, "expected a text or its token vectors, got list"),
         ({"query": np.zeros((2, 3), np.float32)}, r"shape \[tokens, 384\], got \[2, 3\]"),
