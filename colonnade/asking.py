@@ -32,9 +32,7 @@ def explain(
     from colonnade import terminal
     from colonnade.collection import Collection
 
-    matches = Collection(index, encoder=encoder, device=device).explain(
-        query, k, where=where, recall=recall, hybrid=hybrid, weight=weight
-    )
+    matches = Collection(index, encoder=encoder, device=device).explain(query, k, where=where, recall=recall)
     rows = matches.to_dicts()
     if not as_json:
         rows = [{**row, "weight": f"{row['weight']:.3f}"} for row in rows]
@@ -46,7 +44,10 @@ def batch_search(
     index: IndexArgument,
     queries: Annotated[
         str,
-        typer.Argument(metavar="QUERIES", help="A .parquet, .jsonl, .csv or .tsv file with an id and a text for each"),
+        typer.Argument(
+            metavar="QUERIES",
+            help="TREC topics, or a .parquet, .jsonl, .csv or .tsv file with an id and a text for each",
+        ),
     ],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many passages to return for each")] = 10,
     recall: Recalled = "balanced",
@@ -67,7 +68,7 @@ def batch_search(
 
     asked = read_queries(queries)
     collection = Collection(index, encoder=encoder, device=device)
-    answers = collection.batch_search(list(asked.values()), k, where=where, recall=recall)
+    answers = collection.batch_search(list(asked.values()), k, where=where, recall=recall, hybrid=hybrid, weight=weight)
     if as_json:
         told = zip(asked.items(), answers, strict=True)
         terminal.print_json(
