@@ -180,8 +180,7 @@ def _residual(passages: Passages, encoder: Encoder) -> list[Way]:
 def _pooled(batch: Batch, encoder: Encoder, factor: int) -> Batch:
     if factor == 1:
         return batch
-    protected = int(encoder.checkpoint.layout.keep_markers)
-    return [(position, pool_tokens(vectors, factor, protected=protected)) for position, vectors in batch]
+    return [(position, pool_tokens(vectors, factor, protected=encoder.protected)) for position, vectors in batch]
 
 
 def _overlap(seen: SeenTexts, exact: SeenTexts) -> float:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from encoding.layouts import read_layout
+from encoding.layouts import files, read_layout
 from encoding.layouts.files import CONFIG, TOKENIZER, WEIGHTS, read_json, weight_files
 from encoding.layouts.layout import Layout
 from encoding.location import EMBEDDED, EMBEDDED_NAME, locate
@@ -70,6 +70,9 @@ def _fingerprint(layout: Layout, weights: str) -> str:
         "config": read_json(layout.backbone / CONFIG),
         "max_tokens": layout.document.length,
     }
+    code = files.model_code(layout.backbone, parts["config"])
+    if code:
+        parts["code"] = {path.name: _file_sha256(path) for path in code}
     parts |= _beyond_plain(layout)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -78,10 +81,11 @@ def _beyond_plain(layout: Layout) -> dict[str, Any]:
     """What decides vectors beside the files of a bare transformer; nothing for one that is used as it is."""
     sides = {"query": asdict(layout.query), "document": asdict(layout.document)}
     projections = [{**asdict(one), "folder": _weights_sha256(one.folder)} for one in layout.projections]
+    whole = {} if layout.whole is None else {"whole": layout.whole}
     bare = layout.kind == "plain" and not projections and not layout.lowercase
     if bare and not layout.query.prompt and not layout.document.prompt:
-        return {}
-    return {"layout": layout.kind, **sides, "projections": projections, "lowercase": layout.lowercase}
+        return whole
+    return {"layout": layout.kind, **sides, "projections": projections, "lowercase": layout.lowercase, **whole}
 
 
 def _weights_sha256(folder: Path) -> str:

@@ -17,6 +17,12 @@ from encoding.pooling import pool_batch, pooled_groups
 from index_format.errors import InputError
 from index_format.manifest import EncoderRecord
 
+WHOLE_TEXT = "[whole text]"
+"""How the vector of a whole text is spelled among those of tokens."""
+
+WHOLE_WEIGHT = 0.5
+"""What the vector of a whole query weighs, as a share of all its tokens together (docs/decisions/0005)."""
+
 BATCH_TOKENS = {"cpu": 2048, "cuda": 131072}
 _WINDOW_BATCHES = 4  # texts are tokenised that many batches at a time, while the model has those before
 _CHARACTERS_A_TOKEN = 4  # roughly: only the size of a window hangs on it
@@ -33,7 +39,9 @@ class Encoder:
         self.tokenizer = load_tokenizer(checkpoint.layout)
         self._documents = SideTokenizer(checkpoint.layout, checkpoint.layout.document)
         self._queries = SideTokenizer(checkpoint.layout, checkpoint.layout.query)
-        self._protected = int(checkpoint.layout.keep_markers)  # the first marker, where it is kept
+        self._has_whole = checkpoint.layout.whole is not None
+        # Vectors in front that are never pooled: the first marker's, or the whole text's.
+        self.protected = int(checkpoint.layout.keep_markers) + self._has_whole
         self._model = TokenModel(checkpoint.layout, self.device)
 
     @property
@@ -59,40 +67,49 @@ class Encoder:
             for batch in batches_by_length([len(one.ids) for one in tokenized], most_tokens):
                 vectors = halving(self._model.vectors, [tokenized[one] for one in batch])
                 if pool_factor > 1:
-                    vectors = pool_batch(vectors, pool_factor, protected=self._protected)
+                    vectors = pool_batch(vectors, pool_factor, protected=self.protected)
                 yield list(zip([window[one] for one in batch], vectors, strict=True))
 
     def encode_query(self, text: str) -> NDArray[np.float32]:
-        """The token vectors of a query: float32 [Q, D]."""
+        """The vectors of a query: float32 [Q, D], as in `encode_queries`."""
         return self.encode_queries([text])[0]
 
     def encode_queries(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """The token vectors of several queries, each float32 [Q, D], from as few passes as memory allows.
+        """The vectors of several queries, each float32 [Q, D], from as few passes as memory allows.
 
-        They equal those of `encode_query` to 3e-7 a component: padding changes the order of sums.
+        They are unit vectors, but for that of the whole text: it is half as long as there are tokens, and so weighs
+        half as much in a score as all of them together. They equal those of `encode_query` to 3e-7 a component: padding
+        changes the order of sums.
         """
         tokenized = self._queries.tokenize(texts)
         found: dict[int, NDArray[np.float32]] = {}
         for batch in batches_by_length([len(one.ids) for one in tokenized], BATCH_TOKENS[self.device.type]):
             vectors = halving(self._model.vectors, [tokenized[one] for one in batch])
             found |= dict(zip(batch, vectors, strict=True))
+        if self._has_whole:
+            for own in found.values():
+                own[0] *= WHOLE_WEIGHT * (len(own) - 1)
         return [found[position] for position in range(len(texts))]
 
     def query_tokens(self, text: str) -> list[Token]:
         """The tokens that the vectors of `encode_query` stand for."""
-        return self._queries.kept_tokens(text)
+        return self._front + self._queries.kept_tokens(text)
 
     def document_tokens(self, text: str, pool_factor: int = 1) -> list[list[Token]]:
         """The tokens that each vector of `encode` stands for: one, or with pooling those that share it.
 
         Which share one is known from their vectors, so with pooling the text goes through the model again.
         """
-        tokens = self._documents.kept_tokens(text)
+        tokens = self._front + self._documents.kept_tokens(text)
         if pool_factor == 1:
             return [[token] for token in tokens]
         ((_, vectors),) = next(self.encode([text]))
-        groups = pooled_groups(vectors, pool_factor, protected=self._protected)
+        groups = pooled_groups(vectors, pool_factor, protected=self.protected)
         return [[tokens[one] for one in group] for group in groups]
+
+    @property
+    def _front(self) -> list[Token]:
+        return [Token(WHOLE_TEXT, None)] if self._has_whole else []
 
     def _tokens_of(self, texts: Sequence[str], window: list[int]) -> list[TokenizedText]:
         return self._documents.tokenize([texts[position] for position in window])

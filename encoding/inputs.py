@@ -46,6 +46,8 @@ class SideTokenizer:
         self.room = side.length - len(markers) - (side.marker is not None) - len(self._plain_ids(side.prompt))
         self._marker = None if side.marker is None else self._id(layout, side.marker)
         self._filling = None if side.expansion is None else self._id(layout, side.expansion.token)
+        padding = side.expansion.padding if side.expansion else None
+        self._padding = None if padding is None else self._tokenizer.token_to_id(padding)
         dropped = _skipped(self._tokenizer, side.skip) | (set() if layout.keep_markers else set(markers))
         self._dropped = np.array(sorted(dropped), np.int64)
         self._tokenizer.enable_truncation(side.length - (side.marker is not None))
@@ -83,6 +85,8 @@ class SideTokenizer:
             ids = ids + [self._filling] * (expansion.length - attended)
             attended = len(ids) if expansion.attend else attended
         array = np.array(ids, np.int64)
+        if self._padding is not None and self._filling is not None:
+            array[array == self._padding] = self._filling
         kept = ~np.isin(array, self._dropped)
         # A text of nothing but dropped tokens keeps them all: something must stand for it.
         return TokenizedText(array, attended, kept if kept.any() else np.ones(len(array), bool))

@@ -9,7 +9,7 @@ import uuid
 from functools import lru_cache
 from pathlib import Path
 
-from encoding.layouts.files import WEIGHTS, first_line
+from encoding.layouts.files import WEIGHTS, first_line, may_run_code
 from index_format.errors import InputError, StorageError, storage_error
 from index_format.files import default_cache_directory
 from index_format.store import open_store
@@ -21,6 +21,7 @@ EMBEDDED_NAME = f"{EMBEDDED_PACKAGE}=={EMBEDDED_VERSION}"
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SETTINGS = ("*.json", "*.txt", "artifact.metadata")
+_CODE = ".py"
 _KEPT_SUFFIXES = (".json", ".txt", ".metadata", ".safetensors", ".bin")
 _OTHER_RUNTIMES = ("onnx/", "openvino/")
 
@@ -66,9 +67,10 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     others = [f"{folder}*" for folder in _OTHER_RUNTIMES]
+    settings = [*_SETTINGS, f"*{_CODE}"] if may_run_code() else _SETTINGS
     try:
         for weights in ("*.safetensors", "*.bin"):
-            folder = Path(snapshot_download(name, allow_patterns=[*_SETTINGS, weights], ignore_patterns=others))
+            folder = Path(snapshot_download(name, allow_patterns=[*settings, weights], ignore_patterns=others))
             if any(folder.rglob(weights)):
                 break
     except (OSError, ValueError) as error:  # all of the hub's errors are one or the other
@@ -87,8 +89,9 @@ def _from_bucket(address: str) -> Path:
     size of those before.
     """
     store = open_store(address)
+    kept = (*_KEPT_SUFFIXES, _CODE) if may_run_code() else _KEPT_SUFFIXES
     try:
-        wanted = [key for key in store.list("") if key.endswith(_KEPT_SUFFIXES) and ".." not in key.split("/")]
+        wanted = [key for key in store.list("") if key.endswith(kept) and ".." not in key.split("/")]
         contents = {key: store.get(key) for key in wanted if not key.startswith(_OTHER_RUNTIMES)}
     except StorageError as error:
         raise InputError(f"encoder: {address} cannot be read. {error}") from error

@@ -1,5 +1,8 @@
 """A transformer and the projections over it: tokenised texts in, one unit vector for each kept token out.
 
+Where the model also makes one vector of a whole text, that comes first: the very embedding that
+sentence-transformers gives.
+
 float32 on a CPU, where results are compared with the peers' to 1e-4. bfloat16 on a GPU: its error lies between
 those of 8 and of 4 bits a dimension (docs/decisions/0006). Projection and norm are float32 on both.
 """
@@ -18,7 +21,15 @@ from transformers.utils import logging as transformers_logging
 
 from encoding.cpu_linear import use_packed_linears
 from encoding.inputs import TokenizedText
-from encoding.layouts.files import first_line, tensor, weight_files
+from encoding.layouts.files import (
+    CONFIG,
+    RUN_MODEL_CODE,
+    first_line,
+    model_code,
+    read_json,
+    tensor,
+    weight_files,
+)
 from encoding.layouts.layout import Layout, Projection
 from index_format.errors import InputError
 
@@ -31,6 +42,7 @@ class TokenModel:
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self.device = device
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self._whole = layout.whole
         self._transformer = _load_transformer(layout, dtype).to(device)
         self._projections = torch.nn.Sequential(*map(_load_projection, layout.projections)).eval().to(device)
         if device.type == "cpu":
@@ -38,15 +50,28 @@ class TokenModel:
 
     @torch.inference_mode()
     def vectors(self, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
-        """The kept token vectors of each text, float32 [tokens, D], from one pass over all of them."""
+        """The vectors of each text, float32 [vectors, D], from one pass: the whole text's first, if there is one."""
         ids, attended, kept = _padded(texts)
         # Without a mask attention takes its quickest road, and texts of one length need none.
         mask = None if attended.all() else attended.long().to(self.device)
         states = self._transformer(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
-        projected = self._projections(states[kept.to(self.device)].float())
-        vectors = torch.nn.functional.normalize(projected, dim=-1).cpu().numpy()
-        ends = np.cumsum([int(one.kept.sum()) for one in texts])
-        return np.split(vectors, ends[:-1])
+        tokens = np.split(
+            self._unit(states[kept.to(self.device)]), np.cumsum([int(one.kept.sum()) for one in texts])[:-1]
+        )
+        if self._whole is None:
+            return tokens
+        if self._whole == "cls":
+            wholes = states[:, 0]
+        else:
+            weights = attended.to(self.device, torch.float32)[:, :, None]
+            wholes = (states.float() * weights).sum(1) / weights.sum(1)
+        return [np.concatenate(pair) for pair in zip(self._unit(wholes)[:, None], tokens, strict=True)]
+
+    def _unit(self, states: torch.Tensor) -> NDArray[np.float32]:
+        """States [n, hidden] projected and made unit vectors, float32 [n, D]."""
+        projected = self._projections(states.float())
+        vectors: NDArray[np.float32] = torch.nn.functional.normalize(projected, dim=-1).cpu().numpy()
+        return vectors
 
 
 def _padded(texts: Sequence[TokenizedText]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -70,13 +95,14 @@ def _load_transformer(layout: Layout, dtype: torch.dtype) -> torch.nn.Module:
             folder,
             dtype=dtype,
             use_safetensors=weight_files(folder)[0].suffix == ".safetensors",
-            trust_remote_code=False,
+            trust_remote_code=bool(model_code(folder, read_json(folder / CONFIG))),
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"encoder: {folder} cannot be loaded ({first_line(error)}). Colonnade runs no code that "
-            "comes with a model; the architecture must be one that transformers has."
+            f"encoder: {folder} cannot be loaded ({first_line(error)}). The architecture must be one that "
+            f"transformers has: code that comes with a model runs only where {RUN_MODEL_CODE}=1 is set, "
+            "which trusts its authors with this machine."
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -22,7 +22,7 @@ def read(folder: Path, config: files.Settings) -> Layout:
     metadata = metadata.get("config", metadata)
     most = files.positions(folder, config)
     query_length = min(metadata.get("query_maxlen") or _QUERY_LENGTH, most)
-    # ColBERT tells padding by its id, so a padding token inside a document is no token either.
+    # ColBERT tells padding by its id: that token inside a document is none, and inside a query is filling.
     padding = files.special_token(folder, "pad_token") or "[PAD]"
     punctuation = tuple(string.punctuation) if metadata.get("mask_punctuation", True) else ()
     projection = Projection(folder)
@@ -37,6 +37,7 @@ def read(folder: Path, config: files.Settings) -> Layout:
                 length=query_length,
                 token=files.special_token(folder, "mask_token") or "[MASK]",
                 attend=bool(metadata.get("attend_to_mask_tokens")),
+                padding=padding,
             ),
         ),
         document=Side(

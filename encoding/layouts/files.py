@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,30 @@ MODULES = "modules.json"
 _USUAL_TOKENS = {"mask_token": ("[MASK]", "<mask>"), "eos_token": ("</s>",), "pad_token": ("[PAD]", "<pad>")}
 
 Settings = dict[str, Any]
+
+RUN_MODEL_CODE = "COLONNADE_RUN_MODEL_CODE"
+"""Environment variable: "1" lets code that comes with a model run in this process, with all its rights."""
+
+
+def model_code(folder: Path, config: Settings) -> list[Path]:
+    """The files with code that a model brings along and that may run, sorted; none unless it was asked for.
+
+    Raises InputError when it lies in another repository, where nobody could say which code that will be.
+    """
+    if not may_run_code() or not config.get("auto_map"):
+        return []
+    elsewhere = [one for one in config["auto_map"].values() if "--" in str(one)]
+    if elsewhere:
+        raise InputError(
+            f"encoder: {folder / CONFIG} takes its code from another repository ({elsewhere[0]}). "
+            "Copy that code into the folder, and name it there without the repository."
+        )
+    return sorted(folder.glob("*.py"))
+
+
+def may_run_code() -> bool:
+    """Whether code that comes with a model may run here."""
+    return os.environ.get(RUN_MODEL_CODE) == "1"
 
 
 def read_json(path: Path) -> Settings:

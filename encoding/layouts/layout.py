@@ -14,6 +14,9 @@ from typing import Literal
 # first of the tokens that the word is cut into.
 SkipRule = Literal["token", "token or unknown", "first token"]
 
+# How a model that was trained to make one vector of a whole text makes it of its token states.
+Whole = Literal["mean", "cls"]
+
 
 @dataclass(frozen=True, slots=True)
 class Skip:
@@ -27,12 +30,14 @@ class Skip:
 class Expansion:
     """A text of fewer than `length` tokens is filled up with `token`, and the filling's vectors are kept.
 
-    attend: whether the other tokens see the filling, too.
+    attend: whether the other tokens see the filling, too. padding: a token that is read as filling where the text
+    itself spells it.
     """
 
     length: int
     token: str
     attend: bool
+    padding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class Layout:
 
     kind: the name of the layout. backbone: the folder of the transformer and its tokenizer.
     keep_markers: whether the tokenizer's own first and last token count as tokens of the text.
+    whole: how one vector more is made, of the whole text; it comes before those of the tokens.
     """
 
     kind: str
@@ -76,4 +82,5 @@ class Layout:
     document: Side
     projections: tuple[Projection, ...] = ()
     keep_markers: bool = True
+    whole: Whole | None = None
     lowercase: bool = False

@@ -2,6 +2,7 @@
 
 It was not trained for late interaction, so Colonnade says how its tokens are used: queries and documents alike,
 without [MASK] expansion, and without markers and punctuation, which match everything a little and cost bytes.
+What it was trained for, one vector for the whole text, is kept beside them (docs/decisions/0005-whole-vector.md).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from encoding.layouts import files
 from encoding.layouts.layout import Layout, Side, Skip
-from encoding.layouts.modules import Modules, projections, refuse_unknown, transformer_folder
+from encoding.layouts.modules import Modules, projections, refuse_unknown, transformer_folder, whole_vector
 
 _MODULES = {"Transformer", "Pooling", "Dense", "Normalize", "Dropout"}
 _SKIP = Skip(tuple(string.punctuation), "token")
@@ -39,5 +40,6 @@ def read(folder: Path, modules: Modules, settings: files.Settings) -> Layout:
         document=Side(length, passages or "", skip=_SKIP),
         projections=dense,
         keep_markers=False,
+        whole=whole_vector(modules),
         lowercase=bool(own.get("do_lower_case")),
     )

@@ -2,6 +2,7 @@
 "use strict";
 
 const PAGE = 10, MOST = 100;
+const WHOLE = "[whole text]";  // the token that a query's own vector is told as
 const FORMS = {  // for each kind of column: what can be asked, and the expression that asks it
   compare: [["==", "is"], ["!=", "is not"], ["<", "below"], ["<=", "at most"], [">", "above"], [">=", "at least"]],
   text: [["==", "is"], ["!=", "is not"], ["prefix", "begins with"], ["in", "is one of (a, b, …)"]],
@@ -67,7 +68,7 @@ async function search() {
 
 function show(query, answer) {
   const characters = Array.from(query), words = joinWords(answer.explanation.query, characters);
-  const strongest = Math.max(1e-9, ...answer.explanation.hits.flatMap((hit) => hit.matches.map((match) => match.weight)));
+  const strongest = Math.max(1e-9, ...answer.explanation.hits.flatMap((hit) => ofWords(hit).map((match) => match.weight)));
   byId("words").replaceChildren(...words.map(wordButton));
   byId("words").hidden = !words.length || !answer.hits.length;
   byId("hits").replaceChildren(...answer.hits.map((hit, at) => card(hit, at, answer.explanation.hits[at], strongest, words)));
@@ -77,6 +78,13 @@ function show(query, answer) {
   const spent = times.filter(([, ms]) => ms !== undefined).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`);
   tell(`${answer.hits.length} passages from version ${answer.version} · ${spent.join(", ")} · ` +
     `${answer.scored.toLocaleString("en")} scored`);
+}
+
+// What the words of the question matched, each with its place among the question's tokens. The vector of the whole
+// question is no word, and outweighs them all.
+function ofWords(explained) {
+  const tokens = state.answer.explanation.query;
+  return explained.matches.map((match, token) => ({ ...match, token })).filter((match) => tokens[match.token]?.token !== WHOLE);
 }
 
 // Tokens that touch are one word; those of the encoder itself are none.
@@ -122,7 +130,9 @@ function highlight(tokens, button) {
 function card(hit, at, explained, strongest, words) {
   const made = element("li"), head = element("h2", `${at + 1}. `), text = element("p", undefined, "text");
   head.append(...shaded(hit.title || hit.document_id, hit.title ? "title" : null, explained, strongest, words));
-  const facts = [hit.document_id, `score ${hit.score.toFixed(2)}`, `characters ${hit.start}–${hit.end}`];
+  const whole = state.answer.explanation.query.findIndex((token) => token.token === WHOLE);
+  const ofWhole = whole < 0 ? "" : `, ${explained.matches[whole].weight.toFixed(2)} of it for the question as a whole`;
+  const facts = [hit.document_id, `score ${hit.score.toFixed(2)}${ofWhole}`, `characters ${hit.start}–${hit.end}`];
   for (const [name, value] of Object.entries(hit.metadata)) {
     facts.push(`${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
   }
@@ -136,8 +146,8 @@ function card(hit, at, explained, strongest, words) {
 // A text in pieces, those that the question matched in a mark as strong as what they weigh.
 function shaded(text, field, explained, strongest, words) {
   const characters = Array.from(text);  // spans count code points, JavaScript's strings do not
-  const spans = explained.matches.flatMap((match, token) => match.spans
-    .filter((span) => span.field === field).map((span) => ({ ...span, token, weight: match.weight })));
+  const spans = ofWords(explained).flatMap(({ spans, token, weight }) => spans
+    .filter((span) => span.field === field).map((span) => ({ ...span, token, weight })));
   const edges = [...new Set([0, characters.length, ...spans.flatMap((span) => [span.start, span.end])])]
     .filter((edge) => edge <= characters.length).sort((a, b) => a - b);
   return edges.slice(1).map((end, at) => {

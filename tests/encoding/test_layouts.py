@@ -148,7 +148,7 @@ def test_code_in_pickled_weights_is_never_run(folder: Path, capsys: pytest.Captu
     for path in list(folder.rglob("model.safetensors")):
         torch.save({"linear.weight": _Evil()}, path.with_name("pytorch_model.bin"))
         path.unlink()
-    with pytest.raises(InputError, match=r"cannot be (read|loaded).*(holds|runs no) code"):
+    with pytest.raises(InputError, match=r"cannot be (read|loaded).*(holds code|code that comes with a model)"):
         _encoder(folder)
     assert "this ran" not in capsys.readouterr().out
 
@@ -158,8 +158,59 @@ def test_an_architecture_with_code_of_its_own_is_refused(folder: Path) -> None:
     """It is not run, and the error says that."""
     (folder / "own.py").write_text("raise SystemExit('this ran')")
     _change(folder / "config.json", model_type="own", auto_map={"AutoModel": "own.Own", "AutoConfig": "own.Own"})
-    with pytest.raises(InputError, match="runs no code"):
+    with pytest.raises(InputError, match="code that comes with a model runs only where COLONNADE_RUN_MODEL_CODE=1"):
         _encoder(folder)
+
+
+_OWN_CODE = """
+from transformers import BertConfig, BertModel
+
+class OwnConfig(BertConfig):
+    model_type = "own"
+
+class Own(BertModel):
+    config_class = OwnConfig
+
+    def forward(self, *arguments, **named):
+        found = super().forward(*arguments, **named)
+        found.last_hidden_state = found.last_hidden_state.flip(-1)
+        return found
+"""
+
+
+@pytest.fixture
+def with_code(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkpoint with code of its own, which the environment allows to run."""
+    (folder / "own.py").write_text(_OWN_CODE)
+    _change(folder / "config.json", model_type="own", auto_map={"AutoModel": "own.Own", "AutoConfig": "own.OwnConfig"})
+    monkeypatch.setenv("COLONNADE_RUN_MODEL_CODE", "1")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    return folder
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+def test_code_of_a_model_runs_where_that_was_asked_for(with_code: Path) -> None:
+    """And it is the model's own code that gives the vectors."""
+    vectors = _encoder(with_code).encode_query(TEXT)
+    _change(with_code / "config.json", model_type="bert", auto_map={})
+    assert np.abs(vectors - _encoder(with_code).encode_query(TEXT)).max() > 0.01
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+def test_code_of_a_model_is_in_the_fingerprint(with_code: Path) -> None:
+    """Other code, other vectors."""
+    before = open_checkpoint(str(with_code)).fingerprint
+    (with_code / "own.py").write_text(_OWN_CODE + "# changed")
+    assert open_checkpoint(str(with_code)).fingerprint != before
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+def test_code_from_another_repository_is_refused(with_code: Path) -> None:
+    """Nobody could say which code that will be tomorrow."""
+    _change(with_code / "config.json", auto_map={"AutoModel": "somebody/else--own.Own"})
+    with pytest.raises(InputError, match=r"another repository \(somebody/else--own.Own\)"):
+        open_checkpoint(str(with_code))
 
 
 @pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)

@@ -30,10 +30,14 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_each_has_vectors_as_a_query_and_as_a_document(encoder: Encoder, name: str) -> None:
-    """At least one, each finite and of length one."""
-    for vectors in (encoder.encode_query(ODD[name]), _encode_all(encoder, [ODD[name]])[0]):
-        assert 1 <= len(vectors) <= encoder.checkpoint.max_tokens
-        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    """At least one and that of the whole text, each finite; in a query the whole weighs half as much as all others."""
+    query, document = encoder.encode_query(ODD[name]), _encode_all(encoder, [ODD[name]])[0]
+    assert len(query) == len(document)
+    assert 1 <= len(query) - 1 <= encoder.checkpoint.max_tokens
+    np.testing.assert_allclose(np.linalg.norm(document, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(
+        np.linalg.norm(query, axis=1), [(len(query) - 1) / 2] + [1] * (len(query) - 1), rtol=1e-6
+    )
 
 
 def test_none_costs_the_others(encoder: Encoder) -> None:

@@ -43,12 +43,13 @@ def test_equal_vectors_become_one() -> None:
 
 
 def test_an_encoder_pools_documents_and_no_queries(encoder: Encoder) -> None:
-    """A factor of three leaves a third of a passage's vectors, markers having gone before."""
+    """A factor of three leaves a third of a passage's token vectors; that of the whole text stays as it is."""
     text = "the heron circled above the quiet harbour while lantern and violin waited"
     ((_, whole),) = next(encoder.encode([text]))
     ((_, pooled),) = next(encoder.encode([text], 3))
-    assert len(pooled) == len(whole) // 3
-    np.testing.assert_allclose(pooled, pool_tokens(whole, 3, protected=0), atol=1e-6)
+    assert len(pooled) == 1 + (len(whole) - 1) // 3
+    np.testing.assert_allclose(pooled, pool_tokens(whole, 3, protected=1), atol=1e-6)
+    np.testing.assert_array_equal(pooled[0], whole[0])
     assert len(encoder.encode_query(text)) == len(whole)
 
 

@@ -7,7 +7,7 @@ versions of transformers. The suite reads the files only. They were made with Py
 
     colbert:       colbert-ai 0.2.22, transformers 4.48.2, torch 2.13.0
     pylate:        pylate 1.6.0 (--no-deps: its fast-plaid is built for older torch, and encoding does not need it),
-                   sentence-transformers 5.3.0, transformers 5.3.0, scipy, datasets, pandas, torch 2.13.0
+                   sentence-transformers 5.3.0, transformers 5.3.0, scipy, datasets, pandas, torch 2.15.0
     multi-vector:  sentence-transformers 6.2.0, transformers 5.23.0, torch 2.13.0
 
 A folder holds a checkpoint as its peer saved it, and for each variant (other settings, same weights) a file with
@@ -38,6 +38,7 @@ QUERIES = [
     "waited for the crane that called above the old mill until the evening came",
     "",
     "  ~ unknown ^ 中文 [MASK] café  ",
+    "what [PAD] and [SEP] mean",
 ]
 DOCUMENTS = [
     "The heron circled above the harbour until the evening came.",

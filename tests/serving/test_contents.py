@@ -91,11 +91,12 @@ def test_an_explained_search_tells_what_matched(client: TestClient) -> None:
     """The word of the question, the word of the passage, and weights that make the score."""
     question = "Who makes honey?"
     answer = client.post("/v1/search", json={"query": question, "k": 2, "explain": True}).json()
-    words = [question[token["start"] : token["end"]] for token in answer["explanation"]["query"]]
-    assert words == ["Who", "makes", "honey"]
+    whole, *tokens = answer["explanation"]["query"]
+    assert (whole["token"], whole["start"]) == ("[whole text]", None)
+    assert [question[token["start"] : token["end"]] for token in tokens] == ["Who", "makes", "honey"]
     hit, explained = answer["hits"][0], answer["explanation"]["hits"][0]
     assert hit["document_id"] == "bees"
-    (span,) = explained["matches"][2]["spans"]
+    (span,) = explained["matches"][3]["spans"]
     assert (span["field"], hit["text"][span["start"] : span["end"]]) == ("text", "honey")
     assert abs(sum(match["weight"] for match in explained["matches"]) - hit["score"]) < 1e-5
 

@@ -82,9 +82,11 @@ def test_words_match_words(prefect_here, source: Source, tmp_path: Path) -> None
     hit, explained = next(
         (hit, one) for hit, one in zip(answer.hits, answer.explanation.hits, strict=True) if hit.document_id == "bees"
     )
-    asked = [QUESTION[one.start : one.end] for one in answer.explanation.query]
+    whole, *tokens = answer.explanation.query
+    assert (whole.token, whole.start, whole.end) == ("[whole text]", None, None)
+    asked = [QUESTION[one.start : one.end] for one in tokens]
     assert asked == ["Which", "insect", "makes", "honey"]
-    found = dict(zip(asked, _words(hit, explained), strict=True))
+    found = dict(zip(asked, _words(hit, explained)[1:], strict=True))
     assert (found["honey"], found["insect"], found["makes"]) == (["HONEY"], ["insect"], ["makes"])
 
 
@@ -111,7 +113,7 @@ def test_a_passage_that_was_encoded_otherwise_has_weights_but_no_places(encoder:
     (explained,) = explain(snapshot, encoder, vectors, ranking, [other]).hits
     assert _summed(explained) == hit.score
     assert explained.note is not None
-    assert "3 vectors of this passage, and its text gives 4" in explained.note
+    assert "4 vectors of this passage, and its text gives 5" in explained.note
     assert all(match.spans == [] for match in explained.matches)
 
 

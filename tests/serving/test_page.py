@@ -91,6 +91,7 @@ def test_hits_are_shown_as_text_and_never_as_markup(page: Page, address: str) ->
     text = page.text()
     assert "4 passages from version 3 · waited " in text
     assert "4 scored" in text
+    assert " of it for the question as a whole · characters 0" in text
     assert HOSTILE in text
     assert "home: <i>hive</i>" in text
     assert _headings(page)[0] == "1. <b>bees</b>"

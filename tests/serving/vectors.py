@@ -141,7 +141,8 @@ def all_vectors(documents: Sequence[Document]) -> Vectors:
 @lru_cache(maxsize=256)
 def _encoded_once(encoder: Encoder, text: str) -> Vectors:
     """Many tests begin with the same few texts."""
-    return encoder.encode_query(text)
+    (((_, vectors),),) = encoder.encode([text])
+    return vectors
 
 
 def add_texts(index: Index, encoder: Encoder, texts: dict[str, str], **metadata: object) -> Manifest | None:
