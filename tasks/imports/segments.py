@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from encoding.memory import give_back
 from index_format import keys, schema
 from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
@@ -62,6 +63,7 @@ def write_segments(index: Index, peer: PeerIndex, gathered: Gathered, codec: Cod
     for table in _tables(gathered, tokens):
         segments.append(write_segment(index.store, _content(table, first, gathered, compressed)))
         first += table.num_rows
+        give_back()
     return segments
 
 
