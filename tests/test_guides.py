@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from encoding.checkpoint import EMBEDDED
+from encoding.encoder import load_encoder
 from index_format.index import Index
 from serving.http.app import make_app
 from serving.search import Hit
+from serving.searcher import Searcher
 from tests.colonnade.command import runner
 from tests.colonnade.test_serve import make_certificate
 from tests.prefect_server import PROJECT
@@ -81,7 +84,8 @@ def test_the_guides_of_a_first_index_its_format_and_its_server_run_as_printed(
     printed = session.follow("guides/first-index.md")
     assert "tea Green tea is not fermented." in printed
     index = Index.at(tmp_path / "notes-index")
-    assert (index.versions(), index.current().documents) == ([1, 2, 3], 3)
+    assert '"title":"Bread"' in (tmp_path / "notes-again.jsonl").read_text()
+    assert (index.versions(), index.current().documents) == ([1, 2, 3, 4, 5], 3)
 
     session.follow("guides/format.md")
     best = session.names["best"]
@@ -96,7 +100,8 @@ def test_the_guides_of_a_first_index_its_format_and_its_server_run_as_printed(
     ready = "https://127.0.0.1:8443/health/ready"
     wait = f"curl --silent --insecure --fail --retry 120 --retry-delay 1 --retry-all-errors {ready}"
     assert "3 documents" in shell(f"{serve}\n{wait}".replace("8443", free_port()), tmp_path)
-    with running(make_app(session.names["searcher"], str(tmp_path))) as address:
+    searcher = Searcher(index, load_encoder(EMBEDDED))
+    with running(make_app(searcher, str(tmp_path))) as address:
         assert first.text in session.python(ask.replace("http://127.0.0.1:8080", address))
 
 
@@ -113,3 +118,4 @@ def test_the_guide_for_those_who_come_from_another_package_runs_as_printed(sessi
     assert "22 documents, 22 passages" in printed
     counts = {name: Index.at(tmp_path / name).current().documents for name in ("my-index", "from-colbert")}
     assert counts == {"my-index": 24, "from-colbert": 24}
+    assert session.names["RAG"].search("heron", k=2)[0]["document_id"] in {"heron", "lantern"}
