@@ -25,7 +25,7 @@ demo: setup ## Index the docstrings on this machine, answer a few questions, and
 	$(BIN)/colonnade demo
 
 test: setup ## Run the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 torture: setup ## Break everything on purpose, for an hour: damage, kills, full disks, power loss, lying stores
 	$(BIN)/python -m tests.torture
