@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from colonnade.client import Client, Refused
+from colonnade.client import Client, Method, Methods, Refused
 from colonnade.writer import IndexWriter
 from encoding.encoder import load_encoder
 from index_format.index import Index
@@ -18,6 +18,9 @@ from serving.http.app import make_app
 from serving.searcher import Searcher
 from tests.serving.running import running
 from tests.serving.vectors import add_texts
+
+GIVEN: dict[str, tuple[object, ...]] = {"rerank": ("honey", ["bees"])}
+NOT_FOR_CLIENTS = {"/health/live", "/health/ready", "/metrics"}
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,13 @@ def test_a_server_that_only_reads_has_no_way_to_write(place: Index) -> None:
     with running(make_app(Searcher(Index.at(place.address), load_encoder("embedded")), "i")) as address:
         assert httpx.post(f"{address}/v1/documents", json={"documents": []}, timeout=30).status_code == 404
         assert "/v1/documents" not in json.loads(httpx.get(f"{address}/openapi.json", timeout=30).text)["paths"]
+
+
+def test_the_client_has_a_method_for_every_route(client: Client) -> None:
+    """All that the API describes, but what is for those who look after the process."""
+    described = json.loads(client._http.get("/openapi.json").text)["paths"]
+    routes = {(way.upper(), path) for path, ways in described.items() for way in ways if path not in NOT_FOR_CLIENTS}
+    methods = {name: one for name, one in vars(Methods).items() if isinstance(one, Method)}
+    takes_nothing = {"index", "columns", "versions"}
+    calls = [one.make(*GIVEN.get(name, () if name in takes_nothing else ([],))) for name, one in methods.items()]
+    assert {(call.method, "/" + call.path.partition("?")[0]) for call in calls} == routes

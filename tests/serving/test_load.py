@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -257,22 +258,35 @@ def test_the_client_comes_back_when_it_may(searcher: HeldSearcher, address: str)
         wait(others)
 
 
-async def _everything(address: str) -> tuple[str, int, list[str], int, str]:
+async def _everything(address: str) -> None:
     async with AsyncClient(address) as client:
         vectors = (await client.encode(["honey"])).vectors[0]
         found = await client.search(vectors=vectors, k=1, fields=["text"])
+        assert found.hits[0].document_id == "bees"
         batch = await client.batch_search([{"query": "lava", "k": 1}, {"query": "bees", "k": 1}])
+        assert (batch.version, [one.hits[0].document_id for one in batch.answers]) == (1, ["lava", "bees"])
         (document,) = (await client.fetch(["lava", "nothing"])).documents
-        described = await client.index()
-        best = [answer.hits[0].document_id for answer in batch.answers]
-        return found.hits[0].document_id, batch.version, best, described.documents, document.text
+        assert document.text == TEXTS["lava"]
+        assert (await client.index()).documents == 2
 
 
-def test_the_async_client_does_all_that_the_api_does(address: str) -> None:
+def test_the_async_client_does_what_the_sync_one_does(address: str) -> None:
     """Vectors that were encoded over HTTP find what their text finds."""
-    import asyncio
+    asyncio.run(_everything(address))
 
-    assert asyncio.run(_everything(address)) == ("bees", 1, ["lava", "bees"], 2, TEXTS["lava"])
+
+def test_the_client_gives_typed_answers(address: str) -> None:
+    """Rerank, columns, versions, both sides of a hybrid search, and what a hit matched."""
+    with Client(address) as client:
+        assert [one.position for one in client.rerank("honey", ["Lava flows.", TEXTS["bees"]]).texts] == [1, 0]
+        assert [(one.name, one.kinds) for one in client.columns().columns] == [("id", ["text"])]
+        assert [(one.version, one.documents) for one in client.versions(limit=1).versions] == [(1, 2)]
+        found = client.search("honey", k=1, hybrid={}, explain=True)
+        assert found.hits[0].fused is not None
+        assert (found.hits[0].fused.maxsim_rank, found.hits[0].fused.bm25_rank) == (1, 1)
+        assert found.explanation is not None
+        (span,) = found.explanation.hits[0].matches[-1].spans
+        assert TEXTS["bees"][span.start : span.end] == "honey"
 
 
 def test_fields_offset_and_vectors(address: str) -> None:
