@@ -159,9 +159,14 @@ class Methods:
 
     @Method
     @staticmethod
-    def delete(ids: Sequence[str]) -> Call[Written]:
-        """Delete documents by id."""
-        return Call("POST", "v1/documents/delete", {"ids": list(ids)}, Written)
+    def delete(
+        ids: Sequence[str] | None = None,
+        *,
+        filter: Mapping[str, object] | None = None,  # noqa: A002  # the API's word
+    ) -> Call[Written]:
+        """Delete documents by id, or all that match a filter."""
+        body = {"ids": None if ids is None else list(ids), "filter": filter}
+        return Call("POST", "v1/documents/delete", body, Written)
 
 
 @dataclass(frozen=True, slots=True)

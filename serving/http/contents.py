@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Annotated
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
@@ -14,10 +13,8 @@ from serving.documents import MAX_IDS, Document, fetch_documents
 from serving.http.errors import try_again
 from serving.http.parts import Parts
 from serving.http.routes import needs, tenant_of
-from serving.http.schemas import QueryText, Request
+from serving.http.schemas import DocumentId, QueryText, Request
 from serving.rerank import MAX_CHARACTERS, MAX_TEXTS, Reranked, rerank
-
-DocumentId = Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
 class ColumnDescription(BaseModel):

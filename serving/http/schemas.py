@@ -27,6 +27,7 @@ QueryText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1
 Component = Annotated[float, Field(ge=-MAX_COMPONENT, le=MAX_COMPONENT, allow_inf_nan=False)]
 Vector = Annotated[list[Component], Field(min_length=1, max_length=MAX_DIM)]
 QueryVectors = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_VECTORS)]
+DocumentId = Annotated[str, Field(min_length=1, max_length=10_000)]
 HitField = Literal["title", "text", "metadata"]
 
 
