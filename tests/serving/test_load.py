@@ -21,6 +21,7 @@ from colonnade.client import AsyncClient, Client, Refused
 from encoding.encoder import Encoder
 from index_format.index import Index
 from serving.http.app import make_app
+from serving.http.connections import PromptProtocol
 from serving.http.parts import Settings
 from serving.searcher import Searcher
 from tests.serving.running import running
@@ -159,6 +160,54 @@ def test_a_body_that_does_not_come_holds_nothing_up(address: str) -> None:
         slow.sendall(head.encode() + b'{"query": "')
         assert ask(address, "honey").status_code == 200
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def connect(address: str) -> socket.socket:
+    return socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=30)
+
+
+def hung_up(connection: socket.socket, more: bytes) -> bool:
+    """Whether the other side closed it, after it was sent some more."""
+    connection.setblocking(False)
+    try:
+        connection.sendall(more)
+        return connection.recv(1000) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("trickle", [b"", b"GET /v1/index HTTP/1.1\r\nX-Slow: ", b"\r\n"])
+def test_who_brings_no_request_is_hung_up_on(address: str, trickle: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither silence nor a head or empty lines that never end hold a connection."""
+    monkeypatch.setattr(PromptProtocol, "head_seconds", 0.3)
+    with connect(address) as slow:
+        until(lambda: hung_up(slow, trickle))
+
+
+def test_who_goes_on_after_a_refusal_is_hung_up_on(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of a body that nobody reads does not keep the connection."""
+    with connect(address) as slow:
+        slow.sendall(b"POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 404 ")
+        monkeypatch.setattr(PromptProtocol, "head_seconds", 0.3)
+        until(lambda: hung_up(slow, b"a"))
+
+
+def test_a_slow_answer_is_waited_for(searcher: HeldSearcher, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is the client's: the connection stays while the server makes its answer, and for the next request."""
+    monkeypatch.setattr(PromptProtocol, "head_seconds", 2.0)
+    with httpx.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(1) as pool:
+        searcher.hold()
+        slow = pool.submit(client.post, "/v1/search", json={"query": "honey"})
+        try:
+            assert searcher.begun.wait(30)
+            time.sleep(2.5)
+        finally:
+            searcher.may_go.set()
+        assert slow.result().status_code == 200
+        assert client.get("/v1/index").status_code == 200
 
 
 def test_a_body_that_is_too_large_is_refused(address: str) -> None:
