@@ -12,11 +12,13 @@ from typing import Annotated
 from fastapi import FastAPI, Request
 from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
-from index_format.filters import MAX_VALUES, And, Filter, Membership, both
+from index_format.errors import InputError
+from index_format.filters import MAX_VALUES, Filter, Membership
 from serving.http import schemas
-from serving.http.errors import Refusal, try_again
+from serving.http.errors import Refusal, try_again, wrong_field
 from serving.http.parts import NewDocument, Parts, Writer, Written
 from serving.http.routes import needs, tenant_of
+from serving.snapshot import Snapshot
 
 MAX_DOCUMENTS = 1_000
 _RESERVED = {"id", "text", "title"}
@@ -89,20 +91,29 @@ def add_routes(app: FastAPI, parts: Parts, writer: Writer) -> None:
     @app.post("/v1/documents/delete", openapi_extra=needs("write"))
     async def delete(body: DeleteRequest, request: Request) -> Written:
         """Delete documents. The answer names a version without them; a key of one tenant deletes only its own."""
-        return await write(request, partial(_delete, writer, body, tenant_of(request)))
+        tenant = tenant_of(request)
+        if tenant is None:
+            return await write(request, partial(_delete, writer, body))
+        return await write(request, partial(_delete_own, writer, body, parts.searcher.snapshot, tenant))
 
 
-def _delete(writer: Writer, body: DeleteRequest, tenant: Filter | None) -> Written:
-    if body.ids is None:
-        matching = both(body.filter, tenant)
-        assert matching is not None
-        return writer.delete_matching(matching)
-    if tenant is None:
+def _delete(writer: Writer, body: DeleteRequest) -> Written:
+    if body.ids is not None:
         return writer.delete(body.ids)
-    wanted = dict.fromkeys(body.ids)
-    own = And(op="and", filters=(Membership(op="in", column="id", values=tuple(wanted)), tenant))
-    written = writer.delete_matching(own)
-    return replace(written, unchanged=len(wanted) - written.deleted)
+    assert body.filter is not None
+    return writer.delete_matching(body.filter)
+
+
+def _delete_own(writer: Writer, body: DeleteRequest, snapshot: Snapshot, tenant: Filter) -> Written:
+    """Delete what is a tenant's of what a request names."""
+    wanted = tuple(dict.fromkeys(body.ids or ()))
+    matching = Membership(op="in", column="id", values=wanted) if wanted else body.filter
+    within = snapshot.within(matching, tenant)
+    try:
+        written = writer.delete_matching(within)
+    except InputError:  # of a version that is not served yet; the message would name columns of others
+        raise wrong_field("filter", "it does not fit the columns of the index") from None
+    return replace(written, unchanged=len(wanted) - written.deleted if wanted else 0)
 
 
 def _released(busy: threading.Lock, change: Callable[[], Written]) -> Written:

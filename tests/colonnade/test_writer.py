@@ -112,12 +112,14 @@ def test_a_tenant_deletes_its_own_documents_and_adds_none(tmp_path: Path) -> Non
     index = Index.at(tmp_path / "index")
     encoder = load_encoder("embedded")
     add_texts(index, encoder, {"ours": "Our bees.", "ours too": "Our honey."}, owner="us")
-    add_texts(index, encoder, {"theirs": "Their bees."}, owner="them")
+    add_texts(index, encoder, {"theirs": "Their bees."}, owner="them", wings=4)
     key, secret = make_key("us", ["search", "write"], tenant="us")
     write_keys(tmp_path / "keys.json", [key])
     ring, writer = KeyRing(tmp_path / "keys.json"), IndexWriter(index.address, None)
     app = make_app(Searcher(index, encoder), "i", Settings(tenant_column="owner"), keys=ring, writer=writer)
     with running(app) as address, Client(address, key=secret, attempts=1) as client:
+        with pytest.raises(Refused, match=r"there is no column 'wings'\. There is 'id', 'owner'"):
+            client.delete(filter={"op": "is_null", "column": "wings"})
         deleted = client.delete(["ours", "theirs", "ours"])
         assert (deleted.version, deleted.deleted, deleted.unchanged) == (3, 1, 1)
         assert client.delete(filter={"op": "==", "column": "owner", "value": "them"}).version == 3
