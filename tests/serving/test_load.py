@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from benchmarks.open_loop import open_loop
 from colonnade.client import AsyncClient, Client, Refused
 from encoding.encoder import Encoder
 from index_format.index import Index
@@ -134,6 +135,14 @@ def test_who_comes_when_the_queue_is_full_is_told_when_to_come_back(searcher: He
     for response in (refused, refused_too):
         assert (response.status_code, response.json()["code"]) == (503, "overloaded")
         assert int(response.headers["retry-after"]) >= 1
+
+
+def test_arrivals_beyond_the_queue_are_answered_or_told_to_come_back(address: str) -> None:
+    """As the benchmark measures it: whatever the rate, nothing fails otherwise."""
+    load = open_loop(address, ["honey", "lava"], rate=200, seconds=0.2)
+    assert (load.sent, load.answered + load.refused, load.failed) == (40, 40, 0)
+    assert load.answered > 0
+    assert load.p50_ms is not None
 
 
 def test_what_expired_or_was_abandoned_is_never_encoded(searcher: HeldSearcher, address: str) -> None:
