@@ -1,8 +1,9 @@
-"""What HTTP and batching cost over the search itself: one client, then several, and arrivals beyond what can be done.
+"""What HTTP and batching cost over the search itself; then arrivals at a fixed rate: steady, under swaps, beyond.
 
-    python -m benchmarks.serving INDEX [--queries 300]
+    python -m benchmarks.serving INDEX [--queries 300] [--seconds 30] [--swaps 100]
 
-The server runs in a process of its own, as `colonnade serve` starts it.
+The server runs in a process of its own, as `colonnade serve` starts it, over a copy of the index, which is a folder:
+versions are published to it. Takes about three minutes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import IO
@@ -26,7 +29,24 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from benchmarks.environment import Environment, environment
+from benchmarks.open_loop import PUBLISH_SECONDS, Load, Swaps, open_loop, under_swaps
+from benchmarks.results import default_output, save
+from index_format.index import Index
+
 CLIENTS = (1, 4, 16)
+BEYOND = 4  # times the answers that 16 clients get: more of them waiting make larger batches, which are quicker
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """How a server bears arrivals. capacity: answers a second to 16 clients that never pause."""
+
+    capacity: float
+    steady: Load
+    swapping: Swaps
+    overload: Load
+    environment: Environment
 
 
 @contextmanager
@@ -64,8 +84,8 @@ def overhead(address: str, queries: Sequence[str]) -> None:
     )
 
 
-def throughput(address: str, queries: Sequence[str]) -> None:
-    """Print answers a second and the slowest for several clients that never pause."""
+def throughput(address: str, queries: Sequence[str]) -> float:
+    """Print answers a second and the slowest for several clients that never pause; return the last rate."""
     for clients in CLIENTS:
         with httpx.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(clients) as pool:
 
@@ -81,6 +101,7 @@ def throughput(address: str, queries: Sequence[str]) -> None:
             f"{clients} clients: {rate:.0f} answers a second, p50 {spent[len(spent) // 2]:.1f} ms, "
             f"p99 {spent[int(len(spent) * 0.99)]:.1f} ms"
         )
+    return rate
 
 
 def overload(index: str, queries: Sequence[str]) -> None:
@@ -101,18 +122,39 @@ def overload(index: str, queries: Sequence[str]) -> None:
     )
 
 
+def arrivals(index: str, queries: Sequence[str], seconds: float, swaps: int, command: str) -> Arrivals:
+    """At half of what the server can do, alone and under swaps; and beyond that, with room for 16 queries."""
+    started = environment(command)
+    with served(index) as address:
+        overhead(address, queries)
+        capacity = throughput(address, queries)
+        steady = open_loop(address, queries, capacity / 2, seconds)
+        print("steady:", steady)
+        swapping = under_swaps(address, Index.at(index), queries, steady, swaps * PUBLISH_SECONDS)
+        print("swaps:", swapping)
+    with served(index, "--queue", "16") as address:
+        overloaded = open_loop(address, queries, capacity * BEYOND, seconds / 2)
+        print("overload:", overloaded)
+    return Arrivals(round(capacity, 1), steady, swapping, overloaded, started)
+
+
 def main() -> None:
-    """Measure an index."""
+    """Measure an index, print and keep the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("index")
     parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=30, help="of steady arrivals: %(default)s")
+    parser.add_argument("--swaps", type=int, default=100, help="versions to publish under load: %(default)s")
+    parser.add_argument("--output", type=Path, default=default_output("serving"), help="JSON file of the result")
     arguments = parser.parse_args()
     words = ("list", "file", "thread", "string", "number", "parse", "folder", "socket", "time", "error")
     queries = [f"how to {words[n % 10]} a {words[n // 10 % 10]} {n}" for n in range(arguments.queries)]
-    with served(arguments.index) as address:
-        overhead(address, queries)
-        throughput(address, queries)
-    overload(arguments.index, queries * 4)
+    command = " ".join(["python -m benchmarks.serving", *sys.argv[1:]])
+    with tempfile.TemporaryDirectory() as folder:
+        copied = str(shutil.copytree(arguments.index, Path(folder) / "index"))
+        overload(copied, queries * 4)
+        measured = arrivals(copied, queries, arguments.seconds, arguments.swaps, command)
+    save(arguments.output, "serving", measured)
 
 
 if __name__ == "__main__":

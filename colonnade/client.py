@@ -5,6 +5,7 @@
             print(hit.score, hit.text)
 
 A busy server (503) is asked again when its Retry-After has passed, and one that cannot be reached a moment later.
+Every request is written once, in `Methods`, and both clients have it; what comes back is in `answers.py`.
 """
 
 from __future__ import annotations
@@ -13,111 +14,32 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 import httpx
 import msgspec
 
+from colonnade.answers import (
+    Answer,
+    Answers,
+    Columns,
+    Documents,
+    IndexDescription,
+    Reordered,
+    Vectors,
+    Versions,
+    Written,
+)
+
+Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 _AGAIN = {429, 503}
 _LONGEST_SECONDS = 30.0
-
-
-class Fused(msgspec.Struct, frozen=True):
-    """The two sides of a hybrid search: scores, and the rank among the best of each, from 1, if it is one of them."""
-
-    maxsim: float
-    maxsim_rank: int | None
-    bm25: float
-    bm25_rank: int | None
-
-
-class Hit(msgspec.Struct, frozen=True):
-    """A passage that was found. start, end: characters of its document. What `fields` left out is None."""
-
-    document_id: str
-    passage: int
-    score: float
-    start: int
-    end: int
-    title: str | None = None
-    text: str | None = None
-    metadata: dict[str, Any] | None = None
-    fused: Fused | None = None
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """Hits, best first, the index version that they are from, and the milliseconds that they took."""
-
-    version: int
-    hits: list[Hit]
-    recall: str
-    scored: int
-    queue_ms: float
-    encode_ms: float
-    search_ms: float
-    explanation: dict[str, Any] | None = None
-
-
-class Answers(msgspec.Struct, frozen=True):
-    """The answers to several questions, in their order, from one version."""
-
-    version: int
-    answers: list[Answer]
-
-
-class Vectors(msgspec.Struct, frozen=True):
-    """Token vectors, [texts, tokens, dim]."""
-
-    encoder: str
-    dim: int
-    vectors: list[list[list[float]]]
-
-
-class Document(msgspec.Struct, frozen=True):
-    """A document as it was given."""
-
-    document_id: str
-    text: str
-    title: str | None = None
-    metadata: dict[str, Any] = {}
-
-
-class Documents(msgspec.Struct, frozen=True):
-    """The documents that are there, in the order of the ids."""
-
-    version: int
-    documents: list[Document]
-
-
-class IndexDescription(msgspec.Struct, frozen=True):
-    """What is being served. set_aside: why a newer version is not."""
-
-    index: str
-    version: int
-    published_at: str
-    documents: int
-    passages: int
-    segments: int
-    encoder: str
-    dim: int
-    bits: int
-    set_aside: str | None = None
-
-
-class Written(msgspec.Struct, frozen=True):
-    """What a change did. version: one that has it, for `min_version`."""
-
-    version: int
-    added: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    deleted: int = 0
-    rejected: list[dict[str, Any]] = []
 
 
 class Refused(Exception):
@@ -154,36 +76,97 @@ class Call(Generic[Result]):
             raise Refused(response.status_code, "unknown", response.reason_phrase) from None
 
 
-class _Calls:
-    """Every request that there is; how it is sent is for `Client` and `AsyncClient`."""
+class Method(Generic[Given, Result]):
+    """A method of both clients, from a function that makes its request: `Client` waits, `AsyncClient` is awaited."""
 
+    def __init__(self, make: Callable[Given, Call[Result]]) -> None:
+        self.make = make
+        self.__doc__ = make.__doc__
+
+    @overload
+    def __get__(self, client: None, kind: type) -> Self: ...
+    @overload
+    def __get__(self, client: Client, kind: type) -> Callable[Given, Result]: ...
+    @overload
+    def __get__(self, client: AsyncClient, kind: type) -> Callable[Given, Awaitable[Result]]: ...
+    def __get__(self, client: Client | AsyncClient | None, kind: type) -> object:
+        if client is None:
+            return self
+
+        @wraps(self.make)
+        def ask(*args: Given.args, **options: Given.kwargs) -> object:
+            return client.send(self.make(*args, **options))
+
+        return ask
+
+
+class Methods:
+    """Every request that there is. `options` are the other fields of the body, as `/docs` of the server lists them."""
+
+    @Method
     @staticmethod
-    def search(query: str | None, **options: object) -> Call[Answer]:
+    def search(query: str | None = None, **options: object) -> Call[Answer]:
+        """The best passages for a text, or for `vectors`: k, offset, recall, filter, hybrid, explain, min_version."""
         return Call("POST", "v1/search", {"query": query, **options}, Answer)
 
+    @Method
     @staticmethod
     def batch_search(queries: Sequence[Mapping[str, object]], **options: object) -> Call[Answers]:
+        """Several questions, each with the fields of a search; answered from one version."""
         return Call("POST", "v1/batch-search", {"queries": list(queries), **options}, Answers)
 
+    @Method
     @staticmethod
-    def encode(texts: Sequence[str]) -> Call[Vectors]:
-        return Call("POST", "v1/encode", {"texts": list(texts)}, Vectors)
+    def rerank(query: str, texts: Sequence[str]) -> Call[Reordered]:
+        """Texts that need not be in the index, best first."""
+        return Call("POST", "v1/rerank", {"query": query, "texts": list(texts)}, Reordered)
 
+    @Method
+    @staticmethod
+    def encode(texts: Sequence[str], **options: object) -> Call[Vectors]:
+        """The token vectors of queries, as `search` takes them."""
+        return Call("POST", "v1/encode", {"texts": list(texts), **options}, Vectors)
+
+    @Method
     @staticmethod
     def fetch(ids: Sequence[str]) -> Call[Documents]:
+        """Documents by their ids; those that are not there are left out."""
         return Call("POST", "v1/documents/fetch", {"ids": list(ids)}, Documents)
 
+    @Method
     @staticmethod
     def index() -> Call[IndexDescription]:
+        """What is being served."""
         return Call("GET", "v1/index", None, IndexDescription)
 
+    @Method
+    @staticmethod
+    def columns() -> Call[Columns]:
+        """What filters may name."""
+        return Call("GET", "v1/columns", None, Columns)
+
+    @Method
+    @staticmethod
+    def versions(limit: int = 20) -> Call[Versions]:
+        """The newest `limit` versions that the index retains."""
+        return Call("GET", f"v1/versions?limit={limit}", None, Versions)
+
+    @Method
     @staticmethod
     def add(documents: Sequence[Mapping[str, object]]) -> Call[Written]:
+        """Add documents, or replace those with their ids: id, text, and perhaps title and metadata of each."""
         return Call("POST", "v1/documents", {"documents": list(documents)}, Written)
 
+    @Method
     @staticmethod
-    def delete(ids: Sequence[str]) -> Call[Written]:
-        return Call("POST", "v1/documents/delete", {"ids": list(ids)}, Written)
+    def delete(
+        ids: Sequence[str] | None = None,
+        *,
+        filter: Mapping[str, object] | None = None,  # noqa: A002  # the API's word
+    ) -> Call[Written]:
+        """Delete documents by id, or all that match a filter."""
+        body = {"ids": None if ids is None else list(ids), "filter": filter}
+        return Call("POST", "v1/documents/delete", body, Written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +190,7 @@ def _settings(key: str | None, timeout: float, verify: bool | ssl.SSLContext) ->
     return {"headers": headers, "timeout": timeout, "verify": verify}
 
 
-class Client:
+class Client(Methods):
     """Asks a server and waits. Safe to use from several threads.
 
     key: where the server asks for one. timeout: seconds that one attempt may take. attempts: 1 never asks again.
@@ -226,34 +209,6 @@ class Client:
         self._http = httpx.Client(base_url=address, **_settings(key, timeout, verify))
         self._retries = _Retries(attempts)
 
-    def search(self, query: str | None = None, **options: object) -> Answer:
-        """The best passages for a text, or for `vectors`. options: the other fields of POST /v1/search."""
-        return self._send(_Calls.search(query, **options))
-
-    def batch_search(self, queries: Sequence[Mapping[str, object]], **options: object) -> Answers:
-        """Several questions, each with the fields of a search; answered from one version."""
-        return self._send(_Calls.batch_search(queries, **options))
-
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        """The token vectors of queries."""
-        return self._send(_Calls.encode(texts))
-
-    def fetch(self, ids: Sequence[str]) -> Documents:
-        """Documents by their ids; those that are not there are left out."""
-        return self._send(_Calls.fetch(ids))
-
-    def index(self) -> IndexDescription:
-        """What is being served."""
-        return self._send(_Calls.index())
-
-    def add(self, documents: Sequence[Mapping[str, object]]) -> Written:
-        """Add documents, or replace those with their ids: id, text, and perhaps title and metadata of each."""
-        return self._send(_Calls.add(documents))
-
-    def delete(self, ids: Sequence[str]) -> Written:
-        """Delete documents by id."""
-        return self._send(_Calls.delete(ids))
-
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -264,7 +219,8 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _send(self, call: Call[Result]) -> Result:
+    def send(self, call: Call[Result]) -> Result:
+        """Send a request, again where that helps. Raises Refused, and httpx.TransportError without an answer."""
         attempt = 0
         while True:
             response = None
@@ -281,7 +237,7 @@ class Client:
             attempt += 1
 
 
-class AsyncClient:
+class AsyncClient(Methods):
     """The same for asyncio: each method is awaited."""
 
     def __init__(
@@ -296,34 +252,6 @@ class AsyncClient:
         self._http = httpx.AsyncClient(base_url=address, **_settings(key, timeout, verify))
         self._retries = _Retries(attempts)
 
-    async def search(self, query: str | None = None, **options: object) -> Answer:
-        """As Client.search."""
-        return await self._send(_Calls.search(query, **options))
-
-    async def batch_search(self, queries: Sequence[Mapping[str, object]], **options: object) -> Answers:
-        """As Client.batch_search."""
-        return await self._send(_Calls.batch_search(queries, **options))
-
-    async def encode(self, texts: Sequence[str]) -> Vectors:
-        """As Client.encode."""
-        return await self._send(_Calls.encode(texts))
-
-    async def fetch(self, ids: Sequence[str]) -> Documents:
-        """As Client.fetch."""
-        return await self._send(_Calls.fetch(ids))
-
-    async def index(self) -> IndexDescription:
-        """As Client.index."""
-        return await self._send(_Calls.index())
-
-    async def add(self, documents: Sequence[Mapping[str, object]]) -> Written:
-        """As Client.add."""
-        return await self._send(_Calls.add(documents))
-
-    async def delete(self, ids: Sequence[str]) -> Written:
-        """As Client.delete."""
-        return await self._send(_Calls.delete(ids))
-
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
@@ -336,7 +264,8 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _send(self, call: Call[Result]) -> Result:
+    async def send(self, call: Call[Result]) -> Result:
+        """As Client.send."""
         attempt = 0
         while True:
             response = None

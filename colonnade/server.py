@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from colonnade import terminal
 from encoding.encoder import Encoder
@@ -19,6 +20,7 @@ from index_format.index import Index
 from serving.device import Device
 from serving.http import logs
 from serving.http.app import make_app
+from serving.http.connections import PromptProtocol
 from serving.http.parts import Settings, Writer
 from serving.keys import KeyRing
 from serving.searcher import Searcher
@@ -77,8 +79,18 @@ def run_server(
     if on_start is not None:
         on_start(searcher)
     terminal.out.print("Stop with Ctrl-C.")
-    config = uvicorn.Config(
-        make_app(searcher, index.address, place.settings, keys=keys, writer=writer),
+    app = make_app(searcher, index.address, place.settings, keys=keys, writer=writer)
+    uvicorn.Server(configuration(app, place)).run(sockets=[listener])
+
+
+def configuration(app: FastAPI, place: Place) -> uvicorn.Config:
+    """How uvicorn runs an application for others to ask."""
+    return uvicorn.Config(
+        app,
+        host=place.host,
+        port=place.port,
+        http=PromptProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -86,7 +98,6 @@ def run_server(
         ssl_certfile=place.tls_certificate,
         ssl_keyfile=place.tls_key,
     )
-    uvicorn.Server(config).run(sockets=[listener])
 
 
 def is_loopback(host: str) -> bool:

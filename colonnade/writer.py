@@ -6,9 +6,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from colonnade.changes import add_source, delete_ids
+from colonnade.changes import add_source, delete_ids, delete_where
 from colonnade.given import as_source
 from colonnade.records import Change
+from index_format.filters import Filter
 from index_format.index import Index
 from serving.http.parts import NewDocument, Written
 
@@ -29,6 +30,10 @@ class IndexWriter:
     def delete(self, ids: list[str]) -> Written:
         """Delete documents by id, as one new version; ids that are not there count as unchanged."""
         return _written(delete_ids(Index.at(self.address), ids))
+
+    def delete_matching(self, matching: Filter) -> Written:
+        """Delete the documents that match a filter, as one new version. Raises InputError when it does not fit."""
+        return _written(delete_where(Index.at(self.address), matching))
 
 
 def _written(change: Change) -> Written:

@@ -78,6 +78,24 @@ def filter_columns(segments: Iterable[SegmentReader]) -> dict[str, Column]:
     return {name: _column(name, list(found)) for name, found in types.items()}
 
 
+def columns_within(segments: Iterable[SegmentReader], matching: Expression) -> dict[str, Column]:
+    """`id`, and the columns in which live documents that match a filter have a value: nothing that others alone have.
+
+    Of a nested type only its kind is told, since its fields may be others'. The filter must fit the columns.
+    """
+    types: dict[str, dict[str, pa.DataType]] = {}
+    for segment in segments:
+        rows = matching_rows(matching, segment) & ~segment.deleted_rows
+        for field in segment.metadata_type if rows.any() else ():
+            told = str(field.type).partition("<")[0]
+            if field.name == schema.ID.name or told in types.get(field.name, {}):
+                continue
+            if (_mask(segment.metadata_column(field.name).is_valid()) & rows).any():
+                types.setdefault(field.name, {})[told] = field.type
+    found = {name: Column(name, tuple(dict.fromkeys(map(_kind, of.values()))), tuple(of)) for name, of in types.items()}
+    return {schema.ID.name: _column(schema.ID.name, [pa.string()]), **found}
+
+
 def _column(name: str, types: list[pa.DataType]) -> Column:
     known = [one for one in types if not pa.types.is_null(one)]
     return Column(name, tuple(dict.fromkeys(map(_kind, known))), tuple(map(str, known)))

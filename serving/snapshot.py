@@ -15,11 +15,11 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from index_format.codec import Codec
-from index_format.filters import Filter
+from index_format.filters import And, Filter, leaves
 from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.segment import SegmentReader
-from index_format.selection import Column, filter_columns, refuse_misfit
+from index_format.selection import Column, columns_within, filter_columns, refuse_misfit
 from serving.bm25 import SnapshotWords
 from serving.device import Device
 from serving.kernels.segments import SegmentTable
@@ -29,6 +29,7 @@ from serving.scoring import CodedCentroids
 from serving.word_counts import WordCounts, load_word_counts
 
 _SELECTIONS = 8  # of the filters asked last; one takes a byte a passage
+_TENANTS = 1_000  # whose columns are remembered
 
 
 class Snapshot:
@@ -50,6 +51,7 @@ class Snapshot:
         self.segments = segments
         self.matches: Matches = previous.matches if previous else Matches()
         self._selections: LRUCache[str, Selection] = LRUCache(_SELECTIONS)
+        self._columns_of: LRUCache[Filter, dict[str, Column]] = LRUCache(_TENANTS)
         self._selecting = threading.Lock()
         self._words: SnapshotWords | None = None
         self._counts: Mapping[str, WordCounts] = previous.held_words() if previous else {}
@@ -84,6 +86,40 @@ class Snapshot:
     def columns(self) -> dict[str, Column]:
         """The columns that filters may name."""
         return filter_columns(self.segments)
+
+    def columns_of(self, tenant: Filter) -> dict[str, Column]:
+        """The columns that a tenant's filters may name: `id`, and those in which its documents have a value.
+
+        Reads all columns of the metadata when first asked for a tenant. Raises InputError when the index does not
+        have the tenant's own.
+        """
+        self._refuse_no_tenants(tenant)
+        with self._selecting:
+            found: dict[str, Column] | None = self._columns_of.get(tenant)
+        if found is None:
+            found = columns_within(self.segments, tenant)
+            with self._selecting:
+                self._columns_of[tenant] = found
+        return found
+
+    def within(self, matching: Filter | None, tenant: Filter) -> Filter:
+        """What documents of a tenant match that also match a filter.
+
+        Raises InputError when the filter does not fit the tenant's columns: whether others have more of them, and
+        what is in those, it cannot be used to find out.
+        """
+        self._refuse_no_tenants(tenant)
+        if matching is None:
+            return tenant
+        if self.segments:
+            refuse_misfit(matching, self.columns_of(tenant))
+        return And(op="and", filters=(matching, tenant))
+
+    def _refuse_no_tenants(self, tenant: Filter) -> None:
+        """Raise InputError when the tenant's filter does not fit, without the name of any other column."""
+        named = {one.column for one in leaves(tenant)} | {"id"}
+        if self.segments:
+            refuse_misfit(tenant, {name: one for name, one in self.columns.items() if name in named})
 
     def select(self, matching: Filter | None) -> Selection:
         """The live passages whose documents match a filter, all without one. Raises InputError when it does not fit.

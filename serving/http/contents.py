@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Annotated
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
@@ -14,10 +13,8 @@ from serving.documents import MAX_IDS, Document, fetch_documents
 from serving.http.errors import try_again
 from serving.http.parts import Parts
 from serving.http.routes import needs, tenant_of
-from serving.http.schemas import QueryText, Request
+from serving.http.schemas import DocumentId, QueryText, Request
 from serving.rerank import MAX_CHARACTERS, MAX_TEXTS, Reranked, rerank
-
-DocumentId = Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
 class ColumnDescription(BaseModel):
@@ -77,22 +74,21 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
     reranking = threading.Lock()
 
     @app.get("/v1/columns", openapi_extra=needs("search"))
-    def columns() -> Columns:
-        """What filters may name."""
-        snapshot = parts.searcher.snapshot
+    def columns(request: HttpRequest) -> Columns:
+        """What filters may name. To a key of one tenant, the columns in which its documents have a value."""
+        snapshot, tenant = parts.searcher.snapshot, tenant_of(request)
+        known = snapshot.columns if tenant is None else snapshot.columns_of(tenant)
         described = [
-            ColumnDescription(name=one.name, kinds=list(one.kinds), types=list(one.types))
-            for one in snapshot.columns.values()
+            ColumnDescription(name=one.name, kinds=list(one.kinds), types=list(one.types)) for one in known.values()
         ]
         return Columns(version=snapshot.version, columns=described)
 
     @app.post("/v1/documents/fetch", openapi_extra=needs("search"))
     def documents(body: DocumentsRequest, request: HttpRequest) -> DocumentsAnswered:
         """Title, text and metadata of documents."""
-        snapshot = parts.searcher.snapshot
-        return DocumentsAnswered(
-            version=snapshot.version, documents=fetch_documents(snapshot, body.ids, tenant_of(request))
-        )
+        snapshot, tenant = parts.searcher.snapshot, tenant_of(request)
+        own = None if tenant is None else snapshot.within(None, tenant)
+        return DocumentsAnswered(version=snapshot.version, documents=fetch_documents(snapshot, body.ids, own))
 
     @app.post("/v1/rerank", openapi_extra=needs("search"))
     def put_in_order(body: RerankRequest) -> Reordered:

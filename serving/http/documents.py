@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import FastAPI, Request
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
+from index_format.errors import InputError
+from index_format.filters import MAX_VALUES, Filter, Membership
 from serving.http import schemas
-from serving.http.errors import try_again
+from serving.http.errors import Refusal, try_again, wrong_field
 from serving.http.parts import NewDocument, Parts, Writer, Written
-from serving.http.routes import needs
+from serving.http.routes import needs, tenant_of
+from serving.snapshot import Snapshot
 
 MAX_DOCUMENTS = 1_000
-MAX_IDS = 10_000
 _RESERVED = {"id", "text", "title"}
 
 
@@ -43,9 +47,20 @@ class AddRequest(schemas.Request):
 
 
 class DeleteRequest(schemas.Request):
-    """Documents to delete, as one new version."""
+    """Documents to delete, as one new version: those with certain ids, or those that match a filter."""
 
-    ids: list[str] = Field(min_length=1, max_length=MAX_IDS)
+    filter: Filter | None = Field(default=None, description="Which documents: docs/filters.md")
+    ids: list[schemas.DocumentId] | None = Field(
+        default=None, validate_default=True, min_length=1, max_length=MAX_VALUES
+    )
+
+    @field_validator("ids")
+    @classmethod
+    def _one_way(cls, ids: list[str] | None, others: ValidationInfo) -> list[str] | None:
+        # A faulty filter is absent here, and is complained of by itself.
+        if "filter" in others.data and (ids is None) == (others.data["filter"] is None):
+            raise ValueError("give 'ids' or 'filter', one of them")
+        return ids
 
 
 def add_routes(app: FastAPI, parts: Parts, writer: Writer) -> None:
@@ -67,13 +82,38 @@ def add_routes(app: FastAPI, parts: Parts, writer: Writer) -> None:
     @app.post("/v1/documents", openapi_extra=needs("write"))
     async def add(body: AddRequest, request: Request) -> Written:
         """Add documents. The answer names a version that has them: search with it as `min_version`."""
+        if tenant_of(request) is not None:
+            message = "A key of one tenant adds no documents: one with the id of another tenant's would replace it."
+            raise Refusal(403, "forbidden", message)
         documents = [NewDocument(one.id, one.text, one.title, dict(one.metadata)) for one in body.documents]
         return await write(request, lambda: writer.add(documents))
 
     @app.post("/v1/documents/delete", openapi_extra=needs("write"))
     async def delete(body: DeleteRequest, request: Request) -> Written:
-        """Delete documents. The answer names a version without them."""
-        return await write(request, lambda: writer.delete(body.ids))
+        """Delete documents. The answer names a version without them; a key of one tenant deletes only its own."""
+        tenant = tenant_of(request)
+        if tenant is None:
+            return await write(request, partial(_delete, writer, body))
+        return await write(request, partial(_delete_own, writer, body, parts.searcher.snapshot, tenant))
+
+
+def _delete(writer: Writer, body: DeleteRequest) -> Written:
+    if body.ids is not None:
+        return writer.delete(body.ids)
+    assert body.filter is not None
+    return writer.delete_matching(body.filter)
+
+
+def _delete_own(writer: Writer, body: DeleteRequest, snapshot: Snapshot, tenant: Filter) -> Written:
+    """Delete what is a tenant's of what a request names."""
+    wanted = tuple(dict.fromkeys(body.ids or ()))
+    matching = Membership(op="in", column="id", values=wanted) if wanted else body.filter
+    within = snapshot.within(matching, tenant)
+    try:
+        written = writer.delete_matching(within)
+    except InputError:  # of a version that is not served yet; the message would name columns of others
+        raise wrong_field("filter", "it does not fit the columns of the index") from None
+    return replace(written, unchanged=len(wanted) - written.deleted if wanted else 0)
 
 
 def _released(busy: threading.Lock, change: Callable[[], Written]) -> Written:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from index_format.filters import Filter
 from serving.batcher import Batcher
 from serving.metrics import Metrics
 from serving.searcher import Refresher, Searcher
@@ -63,6 +64,10 @@ class Writer(Protocol):
 
     def delete(self, ids: list[str]) -> Written:
         """Delete documents by id, as one new version."""
+        ...
+
+    def delete_matching(self, matching: Filter) -> Written:
+        """Delete the documents that match a filter, as one new version. Raises InputError when it does not fit."""
         ...
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
-from index_format.filters import Filter, both
+from index_format.filters import Filter
 from serving.explain import MAX_EXPLAINED, Explanation
 from serving.http.errors import wrong_field
 from serving.hybrid import Fusion
@@ -27,6 +27,7 @@ QueryText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1
 Component = Annotated[float, Field(ge=-MAX_COMPONENT, le=MAX_COMPONENT, allow_inf_nan=False)]
 Vector = Annotated[list[Component], Field(min_length=1, max_length=MAX_DIM)]
 QueryVectors = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_VECTORS)]
+DocumentId = Annotated[str, Field(min_length=1, max_length=10_000)]
 HitField = Literal["title", "text", "metadata"]
 
 
@@ -197,8 +198,8 @@ class Versions(BaseModel):
     versions: list[VersionDescription]
 
 
-def as_query(asked: Question, dim: int, tenant: Filter | None) -> SearchQuery:
-    """The engine's record of a question, whose hits match the tenant's filter, whatever its own says.
+def as_query(asked: Question, dim: int, matching: Filter | None) -> SearchQuery:
+    """The engine's record of a question, whose hits match a filter: its own, within what the key may see.
 
     Raises Refusal when its vectors are not of the index's `dim`.
     """
@@ -208,7 +209,7 @@ def as_query(asked: Question, dim: int, tenant: Filter | None) -> SearchQuery:
         k=asked.k,
         offset=asked.offset,
         recall=asked.recall,
-        matching=both(asked.filter, tenant),
+        matching=matching,
         explain=asked.explain,
         fusion=None if asked.hybrid is None else Fusion(asked.hybrid.by, asked.hybrid.weight),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,6 +11,7 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 
+from index_format.filters import Filter
 from serving.batcher import Ask, Done
 from serving.http.parts import Parts
 from serving.http.routes import needs, tenant_of
@@ -42,7 +45,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         snapshot = await wanted_snapshot(parts, body, deadline)
         if body.hybrid:
             await wait_for_words(snapshot, deadline)
-        (done,) = await answers(parts, request, [_ask(parts, body, snapshot, request)], deadline)
+        (done,) = await answers(parts, request, await _asks(parts, [body], snapshot, request), deadline)
         answer: Answer = done.value
         told = {"version": answer.version, "k": body.k, "recall": body.recall, "scored": answer.scored}
         request.state.told = {**told, "hits": len(answer.hits), **_times(done)}
@@ -55,7 +58,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         snapshot = await wanted_snapshot(parts, body, deadline)
         if any(one.hybrid for one in body.queries):
             await wait_for_words(snapshot, deadline)
-        asks = [_ask(parts, one, snapshot, request) for one in body.queries]
+        asks = await _asks(parts, body.queries, snapshot, request)
         done = await answers(parts, request, asks, deadline)
         request.state.told = {"version": snapshot.version, "queries": len(asks)}
         answered = [_answered(*pair) for pair in zip(body.queries, done, strict=True)]
@@ -71,8 +74,17 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         return as_json({"encoder": encoder.name, "dim": encoder.dim, "vectors": [one.value for one in done]})
 
 
-def _ask(parts: Parts, asked: Question, snapshot: Snapshot, request: Request) -> Ask:
-    query = as_query(asked, snapshot.manifest.encoder.dim, tenant_of(request))
+async def _asks(parts: Parts, questions: Sequence[Question], snapshot: Snapshot, request: Request) -> list[Ask]:
+    tenant = tenant_of(request)
+    if tenant is None:
+        return [_ask(parts, one, snapshot, one.filter) for one in questions]
+    # Off the loop: what columns a tenant has is read from the files when it is first needed.
+    filters = await asyncio.to_thread(lambda: [snapshot.within(one.filter, tenant) for one in questions])
+    return [_ask(parts, one, snapshot, within) for one, within in zip(questions, filters, strict=True)]
+
+
+def _ask(parts: Parts, asked: Question, snapshot: Snapshot, matching: Filter | None) -> Ask:
+    query = as_query(asked, snapshot.manifest.encoder.dim, matching)
 
     def work(vectors: NDArray[np.float32]) -> Answer:
         answer = parts.searcher.answer(query, vectors, snapshot)

@@ -1,4 +1,4 @@
-"""A real server in a thread of this process, over real HTTP."""
+"""A real server in a thread of this process, over real HTTP, configured as `colonnade serve` does."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from colonnade.server import Place, configuration
+
 
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """The address of a server of `app`, which is drained at the end."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configuration(app, Place("127.0.0.1", 0)))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -16,10 +17,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from benchmarks.open_loop import open_loop
 from colonnade.client import AsyncClient, Client, Refused
 from encoding.encoder import Encoder
 from index_format.index import Index
 from serving.http.app import make_app
+from serving.http.connections import PromptProtocol
 from serving.http.parts import Settings
 from serving.searcher import Searcher
 from tests.serving.running import running
@@ -134,6 +137,14 @@ def test_who_comes_when_the_queue_is_full_is_told_when_to_come_back(searcher: He
         assert int(response.headers["retry-after"]) >= 1
 
 
+def test_arrivals_beyond_the_queue_are_answered_or_told_to_come_back(address: str) -> None:
+    """As the benchmark measures it: whatever the rate, nothing fails otherwise."""
+    load = open_loop(address, ["honey", "lava"], rate=200, seconds=0.2)
+    assert (load.sent, load.answered + load.refused, load.failed) == (40, 40, 0)
+    assert load.answered > 0
+    assert load.p50_ms is not None
+
+
 def test_what_expired_or_was_abandoned_is_never_encoded(searcher: HeldSearcher, address: str) -> None:
     """504 at the deadline, although the worker is busy; and of a client that hung up nothing is computed."""
     dropped = metric(address, "colonnade_dropped_queries_total")
@@ -158,6 +169,54 @@ def test_a_body_that_does_not_come_holds_nothing_up(address: str) -> None:
         slow.sendall(head.encode() + b'{"query": "')
         assert ask(address, "honey").status_code == 200
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def connect(address: str) -> socket.socket:
+    return socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=30)
+
+
+def hung_up(connection: socket.socket, more: bytes) -> bool:
+    """Whether the other side closed it, after it was sent some more."""
+    connection.setblocking(False)
+    try:
+        connection.sendall(more)
+        return connection.recv(1000) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("trickle", [b"", b"GET /v1/index HTTP/1.1\r\nX-Slow: ", b"\r\n"])
+def test_who_brings_no_request_is_hung_up_on(address: str, trickle: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither silence nor a head or empty lines that never end hold a connection."""
+    monkeypatch.setattr(PromptProtocol, "head_seconds", 0.3)
+    with connect(address) as slow:
+        until(lambda: hung_up(slow, trickle))
+
+
+def test_who_goes_on_after_a_refusal_is_hung_up_on(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of a body that nobody reads does not keep the connection."""
+    with connect(address) as slow:
+        slow.sendall(b"POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 404 ")
+        monkeypatch.setattr(PromptProtocol, "head_seconds", 0.3)
+        until(lambda: hung_up(slow, b"a"))
+
+
+def test_a_slow_answer_is_waited_for(searcher: HeldSearcher, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is the client's: the connection stays while the server makes its answer, and for the next request."""
+    monkeypatch.setattr(PromptProtocol, "head_seconds", 2.0)
+    with httpx.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(1) as pool:
+        searcher.hold()
+        slow = pool.submit(client.post, "/v1/search", json={"query": "honey"})
+        try:
+            assert searcher.begun.wait(30)
+            time.sleep(2.5)
+        finally:
+            searcher.may_go.set()
+        assert slow.result().status_code == 200
+        assert client.get("/v1/index").status_code == 200
 
 
 def test_a_body_that_is_too_large_is_refused(address: str) -> None:
@@ -257,22 +316,35 @@ def test_the_client_comes_back_when_it_may(searcher: HeldSearcher, address: str)
         wait(others)
 
 
-async def _everything(address: str) -> tuple[str, int, list[str], int, str]:
+async def _everything(address: str) -> None:
     async with AsyncClient(address) as client:
         vectors = (await client.encode(["honey"])).vectors[0]
         found = await client.search(vectors=vectors, k=1, fields=["text"])
+        assert found.hits[0].document_id == "bees"
         batch = await client.batch_search([{"query": "lava", "k": 1}, {"query": "bees", "k": 1}])
+        assert (batch.version, [one.hits[0].document_id for one in batch.answers]) == (1, ["lava", "bees"])
         (document,) = (await client.fetch(["lava", "nothing"])).documents
-        described = await client.index()
-        best = [answer.hits[0].document_id for answer in batch.answers]
-        return found.hits[0].document_id, batch.version, best, described.documents, document.text
+        assert document.text == TEXTS["lava"]
+        assert (await client.index()).documents == 2
 
 
-def test_the_async_client_does_all_that_the_api_does(address: str) -> None:
+def test_the_async_client_does_what_the_sync_one_does(address: str) -> None:
     """Vectors that were encoded over HTTP find what their text finds."""
-    import asyncio
+    asyncio.run(_everything(address))
 
-    assert asyncio.run(_everything(address)) == ("bees", 1, ["lava", "bees"], 2, TEXTS["lava"])
+
+def test_the_client_gives_typed_answers(address: str) -> None:
+    """Rerank, columns, versions, both sides of a hybrid search, and what a hit matched."""
+    with Client(address) as client:
+        assert [one.position for one in client.rerank("honey", ["Lava flows.", TEXTS["bees"]]).texts] == [1, 0]
+        assert [(one.name, one.kinds) for one in client.columns().columns] == [("id", ["text"])]
+        assert [(one.version, one.documents) for one in client.versions(limit=1).versions] == [(1, 2)]
+        found = client.search("honey", k=1, hybrid={}, explain=True)
+        assert found.hits[0].fused is not None
+        assert (found.hits[0].fused.maxsim_rank, found.hits[0].fused.bm25_rank) == (1, 1)
+        assert found.explanation is not None
+        (span,) = found.explanation.hits[0].matches[-1].spans
+        assert TEXTS["bees"][span.start : span.end] == "honey"
 
 
 def test_fields_offset_and_vectors(address: str) -> None:

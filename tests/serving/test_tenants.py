@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from encoding.encoder import Encoder
+from index_format.filters import Comparison
 from index_format.index import Index
 from serving.http.app import make_app
 from serving.http.parts import Settings
@@ -19,7 +20,7 @@ from serving.searcher import Searcher
 from tests.serving.vectors import add_texts
 from tests.strategies import delete
 
-SECRET = "hazelnut"  # stands in every id, text and value of the other tenant, and in nobody's column names
+SECRET = "hazelnut"  # stands in every id, text, value and column of the other tenant alone
 QUERY = {"query": f"Who hides the {SECRET} in the red house?"}
 EVERYTHING = {"op": "or", "filters": [{"op": "is_null", "column": "id"}, {"op": "!=", "column": "id", "value": ""}]}
 WIDE = [
@@ -57,7 +58,7 @@ def app(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Iterator[
     index = Index.at(folder / "index")
     add_texts(index, encoder, {"red-1": "The red house.", "red-2": "A red door."}, owner="red", note="red")
     theirs = {f"{SECRET}-{number}": f"The {SECRET} hides in house {number}." for number in range(6)}
-    add_texts(index, encoder, theirs, owner=SECRET, note=SECRET)
+    add_texts(index, encoder, theirs, owner=SECRET, note=SECRET, **{f"{SECRET}s": 3})
     add_texts(index, encoder, {"nobody's": f"A {SECRET} of nobody in the red house."}, note=SECRET)
     delete(index, "red-2")
     made = {"red": make_key("red", ["search"], "red"), "blue": make_key("blue", ["search"], "blue")}
@@ -92,7 +93,7 @@ def test_no_route_shows_a_document_of_others(app, route: tuple[str, str]) -> Non
         status, text = _ask(client, keys["red"], *route, body)
         assert (status, SECRET in text) == (200, False), text
     whole = "".join(_ask(client, keys["whole"], *route, body)[1] for body in REQUESTS[route])
-    assert (SECRET in whole) == (route[1] in ("/v1/search", "/v1/batch-search", "/v1/documents/fetch"))
+    assert (SECRET in whole) == (route[1] not in ("/v1/rerank", "/v1/encode", "/v1/index", "/v1/versions"))
 
 
 def test_a_tenant_finds_its_own(app) -> None:
@@ -127,15 +128,45 @@ def test_a_tenant_is_not_told_how_many_documents_others_have(app) -> None:
             assert known["documents"] > 0
 
 
+def test_a_tenant_knows_its_own_columns_only(app) -> None:
+    """Those in which its live documents have a value; a filter that names others is told they are not there."""
+    client, keys = app
+
+    def names(key: str) -> list[str]:
+        columns = json.loads(_ask(client, keys[key], "GET", "/v1/columns", {})[1])["columns"]
+        return [one["name"] for one in columns]
+
+    assert names("red") == ["id", "owner", "note"]
+    assert names("blue") == ["id"]
+    assert f"{SECRET}s" in names("whole")
+    for column in (f"{SECRET}s", "no such column"):
+        body = {**QUERY, "filter": {"op": "is_null", "column": column}}
+        for path, asked in (("/v1/search", body), ("/v1/batch-search", {"queries": [body]})):
+            status, text = _ask(client, keys["red"], "POST", path, asked)
+            told = f"filter: there is no column {column!r}. There is 'id', 'owner', 'note'."
+            assert (status, json.loads(text)["message"]) == (422, told)
+
+
+def test_of_a_nested_column_a_tenant_is_told_only_the_kind(tmp_path: Path, encoder: Encoder) -> None:
+    """The fields inside may be another's."""
+    index = Index.at(tmp_path / "index")
+    add_texts(index, encoder, {"red-1": "The red house."}, owner="red", more={"size": 3})
+    red = Comparison(op="==", column="owner", value="red")
+    assert Searcher(index, encoder).snapshot.columns["more"].types == ("struct<size: int64>",)
+    assert Searcher(index, encoder).snapshot.columns_of(red)["more"].types == ("struct",)
+
+
 def test_an_index_without_the_column_shows_a_tenant_nothing(tmp_path: Path, encoder: Encoder) -> None:
     """The search is refused: nobody said whose the documents are."""
     index = Index.at(tmp_path / "index")
-    add_texts(index, encoder, {"a": "A red house."})
+    add_texts(index, encoder, {"a": "A red house."}, theirs=1)
     key, secret = make_key("red", ["search"], "red")
     write_keys(tmp_path / "keys.json", [key])
     ring = KeyRing(tmp_path / "keys.json")
     with TestClient(make_app(Searcher(index, encoder), "there", Settings(tenant_column="owner"), keys=ring)) as client:
         headers = {"Authorization": f"Bearer {secret}"}
         refused = client.post("/v1/search", json=QUERY, headers=headers)
-        assert (refused.status_code, "no column 'owner'" in refused.text) == (422, True)
-        assert client.post("/v1/documents/fetch", json={"ids": ["a"]}, headers=headers).status_code == 422
+        assert (refused.status_code, "no column 'owner'. There is 'id'." in refused.text) == (422, True)
+        fetched = client.post("/v1/documents/fetch", json={"ids": ["a"]}, headers=headers)
+        assert (fetched.status_code, "theirs" in fetched.text) == (422, False)
+        assert client.get("/v1/columns", headers=headers).status_code == 422
