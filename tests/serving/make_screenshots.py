@@ -21,7 +21,11 @@ def main(address: str) -> None:
     """A light screen, and a dark phone."""
     index = Index.at(address)
     searcher = Searcher(index, load_encoder_of(index.current().encoder, None))
-    with serving(searcher) as running, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, browser(Path(profile)) as page:
+    with (
+        serving(searcher) as running,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        browser(Path(profile)) as page,
+    ):
         for name, look in (("light", (900, 720, False, False)), ("phone", (390, 780, True, True))):
             width, height, phone, dark = look
             page.look_like(width, height, phone=phone, dark=dark)
