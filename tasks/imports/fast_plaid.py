@@ -25,9 +25,9 @@ from tasks.imports.peer import (
     Residuals,
     checked_residuals,
     expect,
+    read_chunk_lengths,
     read_count,
     read_json,
-    read_lengths,
 )
 
 CENTROIDS = "centroids.npy"
@@ -41,8 +41,7 @@ def open_fast_plaid(folder: Path, columns: tuple[str, str, str]) -> PeerIndex:
     columns: of id, text and title in its own metadata; without an id there, a passage's position is its id.
     """
     said = read_json(folder / "metadata.json")
-    chunks = [_chunk_lengths(folder, number) for number in range(read_count(said, "num_chunks", folder))]
-    expect(bool(chunks), f"{folder}: chunks", "at least one", 0)
+    chunks = read_chunk_lengths(folder, said, "num_documents")
     lengths = np.concatenate(chunks)
     for name, own in {"num_documents": len(lengths), "num_embeddings": int(lengths.sum())}.items():
         expect(said.get(name, own) == own, f"{folder}: {name}", own, said.get(name))
@@ -90,15 +89,6 @@ def _passage(database: Path, row: dict[str, Any], columns: tuple[str, str, str])
 def _codec(folder: Path, said: dict[str, Any]) -> Residuals:
     centroids, weights = _load(folder / CENTROIDS), _load(folder / "bucket_weights.npy")
     return checked_residuals(folder, centroids, weights, read_count(said, "nbits", folder))
-
-
-def _chunk_lengths(folder: Path, number: int) -> NDArray[np.int64]:
-    lengths, where = read_lengths(folder / f"doclens.{number}.json"), folder / f"{number}.metadata.json"
-    said = read_json(where)
-    documents, tokens = read_count(said, "num_documents", where), read_count(said, "num_embeddings", where)
-    expect(len(lengths) == documents, f"{folder / f'doclens.{number}.json'}: passages", documents, len(lengths))
-    expect(lengths.sum() == tokens, f"{folder / f'doclens.{number}.json'}: tokens", tokens, int(lengths.sum()))
-    return lengths
 
 
 def _chunk(folder: Path, chunks: list[NDArray[np.int64]], number: int) -> Chunk:

@@ -155,6 +155,23 @@ def read_lengths(path: Path) -> NDArray[np.int64]:
     return np.array(values, np.int64)
 
 
+def read_chunk_lengths(folder: Path, said: Any, passages: str) -> list[NDArray[np.int64]]:
+    """The tokens of each passage, by chunk. passages: how the layout calls their number in a chunk's metadata.
+
+    Raises SourceError when there is no chunk, or when one does not add up.
+    """
+    chunks = []
+    for number in range(read_count(said, "num_chunks", folder)):
+        path, where = folder / f"doclens.{number}.json", folder / f"{number}.metadata.json"
+        lengths, own = read_lengths(path), read_json(where)
+        count, tokens = read_count(own, passages, where), read_count(own, "num_embeddings", where)
+        expect(len(lengths) == count, f"{path}: passages", count, len(lengths))
+        expect(lengths.sum() == tokens, f"{path}: tokens", tokens, int(lengths.sum()))
+        chunks.append(lengths)
+    expect(bool(chunks), f"{folder}: chunks", "at least one", 0)
+    return chunks
+
+
 def checked_residuals(
     where: Path, centroids: NDArray[np.generic], weights: NDArray[np.generic], bits: int | None
 ) -> Residuals:

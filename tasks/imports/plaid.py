@@ -23,9 +23,9 @@ from tasks.imports.peer import (
     Residuals,
     checked_residuals,
     expect,
+    read_chunk_lengths,
     read_count,
     read_json,
-    read_lengths,
 )
 
 Said = TypeVar("Said", str, int)
@@ -36,8 +36,7 @@ COLLECTION, IDS, METADATA = "collection.json", "pid_docid_map.json", "docid_meta
 def open_plaid(folder: Path) -> PeerIndex:
     """Open an index of ColBERT or RAGatouille. Raises SourceError with what is wrong with it."""
     said = read_json(folder / "metadata.json")
-    chunks = [_chunk_lengths(folder, number) for number in range(read_count(said, "num_chunks", folder))]
-    expect(bool(chunks), f"{folder}: chunks", "at least one", 0)
+    chunks = read_chunk_lengths(folder, said, "num_passages")
     starts = np.cumsum([0, *(len(one) for one in chunks)])
     for number, start in enumerate(starts[:-1].tolist()):
         where = folder / f"{number}.metadata.json"
@@ -122,15 +121,6 @@ def _codec(folder: Path, config: dict[str, Any]) -> Residuals:
     bits = config.get("nbits")
     weights = _array(buckets[1], folder / "buckets.pt")
     return checked_residuals(folder, _array(centroids, folder / CENTROIDS), weights, bits)
-
-
-def _chunk_lengths(folder: Path, number: int) -> NDArray[np.int64]:
-    lengths, where = read_lengths(folder / f"doclens.{number}.json"), folder / f"{number}.metadata.json"
-    said = read_json(where)
-    passages, tokens = read_count(said, "num_passages", where), read_count(said, "num_embeddings", where)
-    expect(len(lengths) == passages, f"{folder / f'doclens.{number}.json'}: passages", passages, len(lengths))
-    expect(lengths.sum() == tokens, f"{folder / f'doclens.{number}.json'}: tokens", tokens, int(lengths.sum()))
-    return lengths
 
 
 def _chunk(folder: Path, number: int, lengths: NDArray[np.int64]) -> Chunk:
