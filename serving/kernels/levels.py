@@ -1,22 +1,26 @@
 """Instruction levels: how each adds up products of four bytes, in as many lanes as its registers have.
 
 Query vectors lie in lanes: one lane adds for one query vector, so nothing is ever summed across lanes.
+
+AVX2 has no product of bytes that adds to 32 bits: it multiplies bytes and adds pairs to 16 bits, and widening those is
+half of the work. So several products are added in 16 bits first, as many as cannot overflow.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llvmlite import binding, ir
 
 from serving.kernels.ir_loops import i8, i16, i32, intrinsic
 
-Dot = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
-"""(builder, sums <lanes x i32>, the same four unsigned bytes in each lane, query <4·lanes x i8>) to the new sums.
+Dot = Callable[[ir.IRBuilder, ir.Value, Sequence[ir.Value], Sequence[ir.Value], int], ir.Value]
+"""(builder, sums <lanes x i32>, digits, queries, weight) to the new sums: Σ weight · digits · query is added.
 
-The bytes are at most 127, so that no level needs more than 16 bits between its steps.
+digits: each the same four unsigned bytes in each lane, at most as many as `Level.at_once` says, queries
+<4·lanes x i8> with them. weight: 1, or 16 where a level does not take whole bytes.
 """
 
 
@@ -24,7 +28,8 @@ The bytes are at most 127, so that no level needs more than 16 bits between its 
 class Level:
     """One instruction set. `lanes` 32-bit sums fit a register; `registers` of them may hold sums at once.
 
-    whole_bytes: whether `dot` takes bytes up to 255 too.
+    whole_bytes: whether `dot` takes bytes up to 255, or else up to 15. groups: how many groups of four packed bytes
+    are unpacked at once. room: how far digits may add up in `dot`, beyond the first.
     """
 
     name: str
@@ -34,23 +39,43 @@ class Level:
     needs: frozenset[str]
     whole_bytes: bool
     dot: Dot
+    groups: int = 1
+    room: int = 0
+
+    def at_once(self, top: int) -> int:
+        """How many digits up to `top` one `dot` takes."""
+        return max(1, self.room // top)
 
 
-def _dot_vnni(builder: ir.IRBuilder, sums: ir.Value, four: ir.Value, query: ir.Value) -> ir.Value:
+def _dot_vnni(
+    builder: ir.IRBuilder, sums: ir.Value, digits: Sequence[ir.Value], queries: Sequence[ir.Value], weight: int
+) -> ir.Value:
+    assert weight == 1
+    (four,), (query,) = digits, queries
     wide, bytes64 = ir.VectorType(i32, 16), ir.VectorType(i8, 64)
     dpbusd = intrinsic(builder, "llvm.x86.avx512.vpdpbusd.512", wide, [wide, bytes64, bytes64])
     return builder.call(dpbusd, [sums, builder.bitcast(four, bytes64), query])
 
 
-def _dot_avx2(builder: ir.IRBuilder, sums: ir.Value, four: ir.Value, query: ir.Value) -> ir.Value:
+def _dot_avx2(
+    builder: ir.IRBuilder, sums: ir.Value, digits: Sequence[ir.Value], queries: Sequence[ir.Value], weight: int
+) -> ir.Value:
     wide, bytes32, halves = ir.VectorType(i32, 8), ir.VectorType(i8, 32), ir.VectorType(i16, 16)
     pairs = intrinsic(builder, "llvm.x86.avx2.pmadd.ub.sw", halves, [bytes32, bytes32])
     quads = intrinsic(builder, "llvm.x86.avx2.pmadd.wd", wide, [halves, halves])
-    products = builder.call(pairs, [builder.bitcast(four, bytes32), query])
-    return builder.add(sums, builder.call(quads, [products, ir.Constant(halves, [1] * 16)]))
+    products = [
+        builder.call(pairs, [builder.bitcast(four, bytes32), query])
+        for four, query in zip(digits, queries, strict=True)
+    ]
+    narrow = functools.reduce(builder.add, products)
+    return builder.add(sums, builder.call(quads, [narrow, ir.Constant(halves, [weight] * 16)]))
 
 
-def _dot_portable(builder: ir.IRBuilder, sums: ir.Value, four: ir.Value, query: ir.Value) -> ir.Value:
+def _dot_portable(
+    builder: ir.IRBuilder, sums: ir.Value, digits: Sequence[ir.Value], queries: Sequence[ir.Value], weight: int
+) -> ir.Value:
+    assert weight == 1
+    (four,), (query,) = digits, queries
     wide = sums.type
     for place in range(4):
         own = ir.Constant(ir.VectorType(i32, wide.count), [4 * lane + place for lane in range(wide.count)])
@@ -71,7 +96,17 @@ LEVELS = (
         whole_bytes=True,
         dot=_dot_vnni,
     ),
-    Level("avx2", 8, 8, "+avx2", frozenset({"avx2"}), False, _dot_avx2),
+    Level(
+        name="avx2",
+        lanes=8,
+        registers=4,
+        features="+avx2",
+        needs=frozenset({"avx2"}),
+        whole_bytes=False,
+        dot=_dot_avx2,
+        groups=4,
+        room=(2**15 - 1) // (2 * 127),  # a query's level is at most 127, and each product adds two
+    ),
     Level("portable", 4, 8, "", frozenset(), True, _dot_portable),
 )
 

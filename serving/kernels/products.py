@@ -18,6 +18,15 @@ from serving.kernels.levels import Level
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """`bits` bits of a packed byte, from bit `shift` on: codes of the plane, or half of one."""
+
+    plane: int
+    shift: int
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
 class Products:
     """Builds the sums Σ query · code for rows of `row_bytes` packed bytes, codes of `bits`, `blocks` registers."""
 
@@ -44,12 +53,15 @@ class Products:
         """The sums of each row, given by its address, in each block: [len(rows)][blocks] of <lanes x i32>."""
         builder = self.builder
         sums = [[Variable(builder, self.constant(0)) for _ in range(self.blocks)] for _ in rows]
-        whole = builder.and_(self.row_bytes, i64(-4))
-        with count(builder, i64(0), whole, 4) as byte:
-            fours = [builder.load(builder.gep(row, [byte], source_etype=i8), typ=i32, align=1) for row in rows]
-            self._add(sums, fours, byte)
-        with builder.if_then(builder.icmp_signed("<", whole, self.row_bytes), likely=False):
-            self._add(sums, [self._tail(row, whole) for row in rows], whole)
+        done = i64(0)
+        for groups in dict.fromkeys((self.level.groups, 1)):
+            whole = builder.and_(self.row_bytes, i64(-4 * groups))
+            with count(builder, done, whole, 4 * groups) as byte:
+                places = [builder.add(byte, i64(4 * group)) for group in range(groups)]
+                self._add(sums, [[self._four(row, place) for place in places] for row in rows], byte)
+            done = whole
+        with builder.if_then(builder.icmp_signed("<", done, self.row_bytes), likely=False):
+            self._add(sums, [[self._tail(row, done)] for row in rows], done)
         return [[one.get() for one in own] for own in sums]
 
     def values(self, sums: ir.Value, correction: ir.Value, scale: ir.Value) -> ir.Value:
@@ -59,37 +71,45 @@ class Products:
         exact = builder.sitofp(builder.sub(doubled, correction), floats)
         return builder.fmul(exact, splat(builder, _half_to_float(builder, scale), self.level.lanes))
 
-    def _add(self, sums: list[list[Variable]], fours: list[ir.Value], byte: ir.Value) -> None:
+    def _add(self, sums: list[list[Variable]], fours: list[list[ir.Value]], byte: ir.Value) -> None:
+        """Add the products of each row's groups of four bytes; the first group lies at `byte`."""
         builder = self.builder
         groups = builder.lshr(builder.add(self.row_bytes, i64(3)), i64(2))
-        for plane in range(8 // self.bits):
-            group = builder.add(builder.mul(groups, i64(plane)), builder.lshr(byte, i64(2)))
-            query = [self._query(group, block) for block in range(self.blocks)]
-            for own, four in zip(sums, fours, strict=True):
-                for digits, weight in self._digits(four, plane):
-                    for one, bytes4 in zip(own, query, strict=True):
-                        one.set(self._dot(one.get(), digits, bytes4, weight))
+        first = builder.lshr(byte, i64(2))
+        for weight, cuts in self._cuts().items():
+            steps = [(cut, group) for group in range(len(fours[0])) for cut in cuts]
+            at_once = self.level.at_once(2 ** min(self.bits, 4) - 1)
+            for run in (steps[at : at + at_once] for at in range(0, len(steps), at_once)):
+                places = [
+                    builder.add(builder.mul(groups, i64(cut.plane)), builder.add(first, i64(group)))
+                    for cut, group in run
+                ]
+                queries = [[self._query(place, block) for place in places] for block in range(self.blocks)]
+                for own, four in zip(sums, fours, strict=True):
+                    digits = [self._digits(four[group], cut) for cut, group in run]
+                    for one, query in zip(own, queries, strict=True):
+                        one.set(self.level.dot(builder, one.get(), digits, query, weight))
 
-    def _dot(self, sums: ir.Value, digits: ir.Value, query: ir.Value, weight: int) -> ir.Value:
-        if weight == 1:
-            return self.level.dot(self.builder, sums, digits, query)
-        more = self.level.dot(self.builder, self.constant(0), digits, query)
-        return self.builder.add(sums, self.builder.mul(more, self.constant(weight)))
-
-    def _digits(self, four: ir.Value, plane: int) -> list[tuple[ir.Value, int]]:
-        """The codes of one plane as bytes that `dot` takes, each with its weight."""
-        spread = splat(self.builder, four, self.level.lanes)
+    def _cuts(self) -> dict[int, list[Cut]]:
+        """The bits of a packed byte that make digits for `dot`, by the digits' weight."""
         if self.bits < 8:
-            return [(self._cut(spread, plane * self.bits, self.bits), 1)]
+            return {1: [Cut(plane, plane * self.bits, self.bits) for plane in range(8 // self.bits)]}
         if self.level.whole_bytes:
-            return [(spread, 1)]
-        return [(self._cut(spread, 0, 4), 1), (self._cut(spread, 4, 4), 16)]
+            return {1: [Cut(0, 0, 8)]}
+        return {1: [Cut(0, 0, 4)], 16: [Cut(0, 4, 4)]}
 
-    def _cut(self, spread: ir.Value, shift: int, bits: int) -> ir.Value:
-        """`bits` bits of each byte, from bit `shift` on."""
-        mask = int.from_bytes(bytes([2**bits - 1] * 4), "little")
-        moved = self.builder.lshr(spread, self.constant(shift)) if shift else spread
+    def _digits(self, four: ir.Value, cut: Cut) -> ir.Value:
+        """Some bits of each of four bytes, the same in each lane."""
+        spread = splat(self.builder, four, self.level.lanes)
+        if cut.bits == 8:
+            return spread
+        mask = int.from_bytes(bytes([2**cut.bits - 1] * 4), "little")
+        moved = self.builder.lshr(spread, self.constant(cut.shift)) if cut.shift else spread
         return self.builder.and_(moved, self.constant(mask))
+
+    def _four(self, row: ir.Value, byte: ir.Value) -> ir.Value:
+        """Four bytes of a row."""
+        return self.builder.load(self.builder.gep(row, [byte], source_etype=i8), typ=i32, align=1)
 
     def _query(self, group: ir.Value, block: int) -> ir.Value:
         kind = ir.VectorType(i8, 4 * self.level.lanes)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index_format.codec import Codec, unpack
+from index_format.codec import MAX_DIM, Codec, unpack
 from serving.kernels.levels import Level, levels_here
 from serving.oracle import coded_maxsim, exact_maxsim
 from serving.scoring import CodedCentroids, approximate_scores, maxsim, nearest_centroids, prepare_query
@@ -69,6 +69,18 @@ def test_maxsim_equals_its_definition_bit_for_bit(bits: int, dim: int, level: Le
     scores = _maxsim(opened, _query(dim), level=level)
     assert scores.dtype == np.float32
     np.testing.assert_array_equal(scores, _by_definition(_query(dim), opened))
+
+
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_greatest_products_there_are_do_not_overflow(bits: int, level: Level, tmp_path: Path) -> None:
+    """Every dimension at its end, on the same side as the query's and on the other, as many as an index may have."""
+    ends = np.ones((2, MAX_DIM), np.float32)
+    ends[1] = -1
+    opened = random_snapshot(tmp_path, [Document("ends", [ends])], bits=bits)
+    np.testing.assert_array_equal(_maxsim(opened, ends, level=level), _by_definition(ends, opened))
+    for one in ends:
+        np.testing.assert_array_equal(_maxsim(opened, one[None], level=level), _by_definition(one[None], opened))
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
