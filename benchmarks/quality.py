@@ -1,9 +1,10 @@
 """Quality, bytes, speed and memory of Colonnade on judged collections, beside what it is held against.
 
-    python -m benchmarks.quality DATA_FOLDER
+    python -m benchmarks.quality DATA_FOLDER [--variants]
 
-Each collection is built by the real flow and asked all its queries; BM25, one vector a document from the same
-model, and exact MaxSim on the very same token vectors are measured beside it. Results are kept as they come.
+Each collection is built by the real flow and asked all its queries; BM25, the same model's one vector of each passage,
+and exact MaxSim on the very same token vectors are measured beside it, and with --variants every number of
+bits, pooling, and ColBERT's codec (variants.py), for twice the time. Results are kept as they come.
 """
 
 from __future__ import annotations
@@ -36,27 +37,25 @@ class Measurement:
     queries: int
     unanswerable: int
     bm25: Quality
-    single_vector: Quality
     road: Road
     environment: Environment
 
 
-def measure_collection(folder: Path, command: str) -> Measurement:
+def measure_collection(folder: Path, command: str, *, with_variants: bool) -> Measurement:
     """Measure one collection: the road first, for its timings want a quiet process."""
     # Imported here: these import Prefect, which reads its settings then.
-    from benchmarks.baselines import bm25_scores, single_vector_scores
+    from benchmarks.bm25 import bm25_scores
     from benchmarks.judged import load_collection, measure, rank
     from benchmarks.road import take_road
 
     started = environment(command)
     collection = load_collection(folder)
     with tempfile.TemporaryDirectory() as index:
-        road = take_road(collection, Path(index) / "index")
+        road = take_road(collection, Path(index) / "index", with_variants=with_variants)
     return Measurement(
         queries=len(collection.queries),
         unanswerable=sum(not any(judged.values()) for judged in collection.judgements.values()),
         bm25=measure(collection, rank(bm25_scores(collection), collection.document_ids)),
-        single_vector=measure(collection, rank(single_vector_scores(collection), collection.document_ids)),
         road=road,
         environment=started,
     )
@@ -67,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("data", type=Path, help="folder of collections")
     parser.add_argument("--sets", default=",".join([*SETS, MEMORY]), help="what to measure, by commas: %(default)s")
+    parser.add_argument("--variants", action="store_true", help="also other codecs, bits and pooling")
     parser.add_argument("--output", type=Path, default=default_output(), help="JSON file to add the results to")
     arguments = parser.parse_args()
     command = " ".join(["python -m benchmarks.quality", *sys.argv[1:]])
@@ -78,7 +78,8 @@ def main() -> None:
                 for memory in measure_memory(arguments.data, SIZES, command):
                     results = save(arguments.output, name, memory)
             else:
-                results = save(arguments.output, name, measure_collection(arguments.data / name, command))
+                measured = measure_collection(arguments.data / name, command, with_variants=arguments.variants)
+                results = save(arguments.output, name, measured)
             console.print(f"{name}: measured")
     for figures in tables(results):
         print_table(console, figures)

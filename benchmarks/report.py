@@ -32,7 +32,9 @@ def tables(results: Results) -> list[Figures]:
     memory += opening_table(results[OPENING]) if OPENING in results else []
     if not collections:
         return memory
-    return [_quality(collections), _bytes(collections), _stages(collections), _queries(collections), *memory]
+    varied = {name: measured for name, measured in collections.items() if measured["road"].get("variants")}
+    roads = [_quality(collections), _bytes(collections), _stages(collections), _queries(collections)]
+    return [*roads, *(_variants(varied) if varied else []), *memory]
 
 
 def _quality(collections: Results) -> Figures:
@@ -40,7 +42,7 @@ def _quality(collections: Results) -> Figures:
     rows = []
     for name, measured in collections.items():
         found = measured | measured["road"]
-        cells = [f"{found[one]['ndcg_10']:.3f} / {found[one]['recall_100']:.3f}" for one in names]
+        cells = [_pair(found[one]) for one in names]
         rows.append([name, *cells, f"{found['shallow_ndcg_10']:.3f}", f"{found['overlap_10']:.3f}"])
     head = ["collection", *names.values(), "Colonnade, k 10", "top 10 shared with exact"]
     return Figures("nDCG@10 / Recall@100", head, rows)
@@ -80,6 +82,37 @@ def _queries(collections: Results) -> Figures:
         rows.append([name, f"{road['passages']:,}", f"{road['segments']}", f"{road['centroids']:,}", *times])
     head = ["collection", "passages", "segments", "centroids", "encode a query, p50 ms"]
     return Figures("Speed of a query, k 10", [*head, "search p50 ms", "search p95 ms"], rows)
+
+
+def _variants(collections: Results) -> list[Figures]:
+    """One row for each way of answering, one column for each collection; then what each codec loses."""
+    baselines = {"bm25": "BM25", "single_vector": "single vector"}
+    quality = [
+        [name, "", *(_pair((one | one["road"])[key]) for one in collections.values())]
+        for key, name in baselines.items()
+    ]
+    losses = []
+    for ways in zip(*(one["road"]["variants"] for one in collections.values()), strict=True):
+        name = _variant(ways[0])
+        quality.append([name, f"{ways[0]['token_bytes']:,.0f}", *(_pair(way["quality"]) for way in ways)])
+        if ways[0]["bits"] is not None and ways[0]["pool_factor"] == 1:
+            losses.append([name, *(f"{way['error']:.4f} / {way['overlap_10']:.3f}" for way in ways)])
+    head = ["", "bytes a token", *collections]
+    return [
+        Figures("nDCG@10 / Recall@100 by codec, bits and pooling", head, quality),
+        Figures("Relative squared error / share of the ten best passages", ["", *collections], losses),
+    ]
+
+
+def _variant(way: dict[str, Any]) -> str:
+    name = {"float32": "exact MaxSim", "direct": "Colonnade", "quantile residual": "ColBERT's codec"}[way["codec"]]
+    if way["bits"] is not None:
+        name += f", {way['bits']} bit{'s' if way['bits'] > 1 else ''}"
+    return name if way["pool_factor"] == 1 else f"{name}, pooled by {way['pool_factor']}"
+
+
+def _pair(quality: dict[str, float]) -> str:
+    return f"{quality['ndcg_10']:.3f} / {quality['recall_100']:.3f}"
 
 
 def memory_table(memory: dict[str, Any]) -> Figures:

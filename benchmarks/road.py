@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.exact import FloatMaxSim, document_scores, observing
+from benchmarks.exact import FloatMaxSim, Observer, Queries, SeenTexts, WholeVectors, document_scores, observing
 from benchmarks.judged import Collection, Quality, Ranking, measure, rank
+from benchmarks.variants import Variant, VariantsObserver
 from encoding.checkpoint import EMBEDDED
 from encoding.encoder import load_encoder
 from flows.build_index import build_index
@@ -43,7 +44,7 @@ class Bytes:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds of each stage of the build, without the time of the observer, and milliseconds of a query."""
+    """Seconds of each stage of the build, without the time of the observers, and milliseconds of a query."""
 
     seconds: dict[str, float]
     observer_seconds: float
@@ -54,13 +55,18 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """What was built, how good its answers are beside exact MaxSim on the same vectors, and what it costs."""
+    """What was built, how good its answers are beside exact MaxSim on the same vectors, and what it costs.
+
+    single_vector: the model's one vector of each passage, a document being as good as its best.
+    variants: how good answers would be with other codecs, bits and pooling, where that was asked for.
+    """
 
     documents: int
     passages: int
     tokens: int
     segments: int
     centroids: int
+    single_vector: Quality
     exact: Quality
     colonnade: Quality
     shallow_ndcg_10: float
@@ -68,9 +74,10 @@ class Road:
     fewest_documents: int
     bytes: Bytes
     speed: Speed
+    variants: list[Variant] | None
 
 
-def take_road(collection: Collection, folder: Path) -> Road:
+def take_road(collection: Collection, folder: Path, *, with_variants: bool) -> Road:
     """Build an index of a collection in `folder`, ask all queries, and measure."""
     encoder = load_encoder(EMBEDDED)
     encoder.encode_query("warm")
@@ -79,11 +86,15 @@ def take_road(collection: Collection, folder: Path) -> Road:
         started = time.perf_counter()
         queries.append(encoder.encode_query(text))
         encode_ms.append(1000 * (time.perf_counter() - started))
-    observer = FloatMaxSim(queries)
-    with observing(encoder.checkpoint, observer):
+    asked = Queries(queries)
+    maxsim, whole = FloatMaxSim(asked), WholeVectors(queries)
+    variants = VariantsObserver(collection, encoder, asked) if with_variants else None
+    observers: list[Observer] = [maxsim, whole, *([variants] if variants else [])]
+    with observing(encoder.checkpoint, observers):
         summary = _build(collection, folder)
+    observed = sum(observer.seconds for observer in observers)
     snapshot = open_snapshot(Index.at(folder))
-    exact = rank(document_scores(observer, snapshot, collection.document_ids), collection.document_ids)
+    exact, single = (_ranking(seen.calls, snapshot, collection) for seen in (maxsim, whole))
     shallow, search_ms = _timed_searches(snapshot, queries)
     deep = _deep_searches(snapshot, queries)
     return Road(
@@ -92,6 +103,7 @@ def take_road(collection: Collection, folder: Path) -> Road:
         tokens=summary.tokens,
         segments=len(snapshot.segments),
         centroids=snapshot.manifest.codebook.centroids,
+        single_vector=measure(collection, single),
         exact=measure(collection, exact),
         colonnade=measure(collection, deep),
         shallow_ndcg_10=measure(collection, shallow).ndcg_10,
@@ -99,13 +111,18 @@ def take_road(collection: Collection, folder: Path) -> Road:
         fewest_documents=min(map(len, deep)),
         bytes=_bytes(snapshot.manifest),
         speed=Speed(
-            seconds=summary.seconds | {"encode": round(summary.seconds["encode"] - observer.seconds, 3)},
-            observer_seconds=round(observer.seconds, 3),
+            seconds=summary.seconds | {"encode": round(summary.seconds["encode"] - observed, 3)},
+            observer_seconds=round(observed, 3),
             encode_query_p50_ms=float(np.percentile(encode_ms, 50)),
             search_p50_ms=float(np.percentile(search_ms, 50)),
             search_p95_ms=float(np.percentile(search_ms, 95)),
         ),
+        variants=variants.variants(collection, snapshot) if variants else None,
     )
+
+
+def _ranking(calls: Sequence[SeenTexts], snapshot: Snapshot, collection: Collection) -> Ranking:
+    return rank(document_scores(calls, snapshot, collection.document_ids), collection.document_ids)
 
 
 def _build(collection: Collection, folder: Path) -> Summary:
