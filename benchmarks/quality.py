@@ -1,10 +1,11 @@
 """Quality, bytes, speed and memory of Colonnade on judged collections, beside what it is held against.
 
-    python -m benchmarks.quality DATA_FOLDER [--variants]
+    python -m benchmarks.quality DATA_FOLDER [--variants all]
 
 Each collection is built by the real flow and asked all its queries; BM25, the same model's one vector of each passage,
-and exact MaxSim on the very same token vectors are measured beside it, and with --variants every number of
-bits, pooling, and ColBERT's codec (variants.py), for twice the time. Results are kept as they come.
+and exact MaxSim on the very same token vectors are measured beside it. With --variants ours every number of bits and
+pooling is measured on the way (variants.py), with --variants all ColBERT's codec too: for twice and for three times
+the time. Results are kept as they come.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from benchmarks.results import Results, default_output, load, save
 
 if TYPE_CHECKING:
     from benchmarks.judged import Quality
-    from benchmarks.road import Road
+    from benchmarks.road import Road, Variants
 
 SETS = ("limit-small", "scifact", "limit-like-5k", "medquad")
 
@@ -41,7 +42,7 @@ class Measurement:
     environment: Environment
 
 
-def measure_collection(folder: Path, command: str, *, with_variants: bool) -> Measurement:
+def measure_collection(folder: Path, command: str, variants: Variants | None) -> Measurement:
     """Measure one collection: the road first, for its timings want a quiet process."""
     # Imported here: these import Prefect, which reads its settings then.
     from benchmarks.bm25 import bm25_scores
@@ -51,7 +52,7 @@ def measure_collection(folder: Path, command: str, *, with_variants: bool) -> Me
     started = environment(command)
     collection = load_collection(folder)
     with tempfile.TemporaryDirectory() as index:
-        road = take_road(collection, Path(index) / "index", with_variants=with_variants)
+        road = take_road(collection, Path(index) / "index", variants)
     return Measurement(
         queries=len(collection.queries),
         unanswerable=sum(not any(judged.values()) for judged in collection.judgements.values()),
@@ -66,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("data", type=Path, help="folder of collections")
     parser.add_argument("--sets", default=",".join([*SETS, MEMORY]), help="what to measure, by commas: %(default)s")
-    parser.add_argument("--variants", action="store_true", help="also other codecs, bits and pooling")
+    parser.add_argument("--variants", choices=("ours", "all"), help="measure other bits and pooling, or codecs too")
     parser.add_argument("--output", type=Path, default=default_output(), help="JSON file to add the results to")
     arguments = parser.parse_args()
     command = " ".join(["python -m benchmarks.quality", *sys.argv[1:]])
@@ -78,7 +79,7 @@ def main() -> None:
                 for memory in measure_memory(arguments.data, SIZES, command):
                     results = save(arguments.output, name, memory)
             else:
-                measured = measure_collection(arguments.data / name, command, with_variants=arguments.variants)
+                measured = measure_collection(arguments.data / name, command, arguments.variants)
                 results = save(arguments.output, name, measured)
             console.print(f"{name}: measured")
     for figures in tables(results):

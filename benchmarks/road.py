@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.exact import FloatMaxSim, Observer, Queries, SeenTexts, WholeVectors, document_scores, observing
 from benchmarks.judged import Collection, Quality, Ranking, measure, rank
-from benchmarks.variants import Variant, VariantsObserver
+from benchmarks.variants import Variant, VariantsObserver, fit_residual
 from encoding.checkpoint import EMBEDDED
 from encoding.encoder import load_encoder
 from flows.build_index import build_index
@@ -26,6 +27,8 @@ from serving.search import Hit, search
 from serving.snapshot import Snapshot, open_snapshot
 from tasks.measures import DEPTH, overlap
 from tasks.rows import Source
+
+Variants = Literal["ours", "all"]
 
 BITS = 4
 DEEP_K = 400  # passages, to have a hundred documents where a document has several
@@ -77,8 +80,11 @@ class Road:
     variants: list[Variant] | None
 
 
-def take_road(collection: Collection, folder: Path, *, with_variants: bool) -> Road:
-    """Build an index of a collection in `folder`, ask all queries, and measure."""
+def take_road(collection: Collection, folder: Path, variants: Variants | None) -> Road:
+    """Build an index of a collection in `folder`, ask all queries, and measure.
+
+    variants: which other ways of keeping vectors are measured on the way, ours or all.
+    """
     encoder = load_encoder(EMBEDDED)
     encoder.encode_query("warm")
     queries, encode_ms = [], []
@@ -88,8 +94,9 @@ def take_road(collection: Collection, folder: Path, *, with_variants: bool) -> R
         encode_ms.append(1000 * (time.perf_counter() - started))
     asked = Queries(queries)
     maxsim, whole = FloatMaxSim(asked), WholeVectors(queries)
-    variants = VariantsObserver(collection, encoder, asked) if with_variants else None
-    observers: list[Observer] = [maxsim, whole, *([variants] if variants else [])]
+    residual = fit_residual(collection, encoder) if variants == "all" else None
+    varied = VariantsObserver(asked, encoder, residual) if variants else None
+    observers: list[Observer] = [maxsim, whole, *([varied] if varied else [])]
     with observing(encoder.checkpoint, observers):
         summary = _build(collection, folder)
     observed = sum(observer.seconds for observer in observers)
@@ -117,7 +124,7 @@ def take_road(collection: Collection, folder: Path, *, with_variants: bool) -> R
             search_p50_ms=float(np.percentile(search_ms, 50)),
             search_p95_ms=float(np.percentile(search_ms, 95)),
         ),
-        variants=variants.variants(collection, snapshot) if variants else None,
+        variants=varied.variants(collection, snapshot) if varied else None,
     )
 
 

@@ -1,7 +1,7 @@
 """What codec, bits and pooling cost in quality: every batch of a build goes through each way of keeping vectors.
 
 A batch is pooled by every factor, and the vectors go through the real codec at every width and back before they meet
-the queries, and through ColBERT's. So a row is what an index of these settings answers when it is scored whole; what
+the queries, and if asked through ColBERT's. So a row is what an index of these settings answers when it is scored whole; what
 candidates cost beyond that shows in the road (road.py).
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks import quantile_residual
 from benchmarks.exact import Batch, Queries, SeenTexts, document_scores
 from benchmarks.judged import Collection, Quality, measure, rank
+from benchmarks.quantile_residual import QuantileResidual, fit
 from encoding.chunking import Chunker
 from encoding.encoder import Encoder
 from encoding.pooling import pool_batch
@@ -80,9 +80,10 @@ class VariantsObserver:
     The first call of `encode` is the sample that a build calibrates its codec with: so do we, for each factor.
     """
 
-    def __init__(self, collection: Collection, encoder: Encoder, queries: Queries) -> None:
+    def __init__(self, queries: Queries, encoder: Encoder, residual: QuantileResidual | None) -> None:
+        """residual: ColBERT's codec, where that is to be measured too."""
         self._queries, self._protected, self._dim = queries, encoder.protected, encoder.checkpoint.dim
-        self._residual = _fit_residual(collection, encoder)
+        self._residual = residual
         self._calls, self._sample = 0, Batch()
         self._families: dict[int, list[Family]] = {}
         self.seconds = 0.0
@@ -149,11 +150,10 @@ class VariantsObserver:
         whole = Way("float32", factor, None, 4 * self._dim, self._blank())
         ours = [Way("direct", factor, one.bits, one.row_bytes + _SCALE_BYTES, self._blank()) for one in codecs]
         families = [Family([whole, *ours], direct)]
-        if factor == 1:
-            theirs = [
-                Way("quantile residual", 1, bits, self._residual.token_bytes(bits), self._blank()) for bits in BITS
-            ]
-            families.append(Family(theirs, self._residual.restored))
+        residual = self._residual
+        if residual and factor == 1:
+            theirs = [Way("quantile residual", 1, bits, residual.token_bytes(bits), self._blank()) for bits in BITS]
+            families.append(Family(theirs, residual.restored))
         return families
 
     def _blank(self) -> list[SeenTexts]:
@@ -161,7 +161,7 @@ class VariantsObserver:
         return [self._queries.unseen([""])]
 
 
-def _fit_residual(collection: Collection, encoder: Encoder) -> quantile_residual.QuantileResidual:
+def fit_residual(collection: Collection, encoder: Encoder) -> QuantileResidual:
     """ColBERT's codec, fitted on the passages of documents from all over a collection."""
     chunker = Chunker(encoder.tokenizer, passage_tokens=encoder.checkpoint.max_tokens, markers=encoder.document_markers)
     corpus = pq.read_table(collection.corpus, columns=["title", "text"])
@@ -175,7 +175,7 @@ def _fit_residual(collection: Collection, encoder: Encoder) -> quantile_residual
         texts += [passage.encoded_text for passage in chunker.passages(text, title)]
         taken += 1
     sample = np.concatenate([vectors for batch in encoder.encode(texts) for _, vectors in batch])
-    return quantile_residual.fit(sample, len(sample) * len(corpus) // taken, BITS)
+    return fit(sample, len(sample) * len(corpus) // taken, BITS)
 
 
 def _passage_overlap(way: Way, exact: Way) -> float:
