@@ -125,8 +125,8 @@ def measure_drift(data: Path, tokens: int, command: str) -> Drift:
             base, seen = distance(own.held_out, book), distance(own.trained, book)
             for later, other in kinds.items():
                 distances = [distance(one, book) for one in other.segments]
-                ratios = [min(distances) / base, max(distances) / base]
-                pairs.append(Pair(trained, later, per_centroid, *ratios, min(distances) / seen, max(distances) / seen))
+                least, most = min(distances), max(distances)
+                pairs.append(Pair(trained, later, per_centroid, least / base, most / base, least / seen, most / seen))
     return Drift({name: len(kind.trained) for name, kind in kinds.items()}, pairs, started)
 
 

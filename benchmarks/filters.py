@@ -8,10 +8,10 @@ hundredth of each.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.environment import environment
 from benchmarks.opening import DIM, Shape, write_index
 from index_format.filters import Filter, parse_filter
-from serving.search import FIRST, Ranking, rank
+from serving.search import FIRST, rank
 from serving.snapshot import Snapshot, open_snapshot
 
 SHAPE = Shape(segments=100, passages=10_000, tokens=8)
@@ -47,14 +47,12 @@ def measure(snapshot: Snapshot) -> dict[str, float]:
     }
     found = {"no filter, 256 candidates": _median(lambda: rank(snapshot, vectors, 10, candidates=FIRST))}
     for name, matching in filters.items():
-        found[f"{name}, new filter"] = _milliseconds(lambda one=matching: snapshot.select(one))
-        found[f"{name}, repeated filter"] = _median(lambda one=matching: snapshot.select(one))
-        among = snapshot.select(matching)
+        select = partial(snapshot.select, matching)
+        found[f"{name}, new filter"] = _milliseconds(select)
+        found[f"{name}, repeated filter"] = _median(select)
+        among = select()
         candidates = None if among.passages * 10 < snapshot.manifest.passages else FIRST
-
-        def search(among=among, candidates=candidates) -> Ranking:
-            return rank(snapshot, vectors, 10, among=among, candidates=candidates)
-
+        search = partial(rank, snapshot, vectors, 10, among=among, candidates=candidates)
         found[f"{name}, search"] = _median(search)
     return {name: round(value, 3) for name, value in found.items()}
 
@@ -71,4 +69,4 @@ def _milliseconds(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -73,7 +73,8 @@ def measure_memory(data: Path, sizes: Sequence[int], encoder: str, command: str)
 
 
 def _first(corpus: pa.Table, size: int) -> pa.Table:
-    parts, left = [], size
+    parts: list[pa.Table] = []
+    left = size
     while left:
         part = corpus.slice(0, left)
         ids = [f"{one}-{len(parts)}" for one in part["doc_id"].to_pylist()]

@@ -23,6 +23,7 @@ from benchmarks.environment import Environment, environment, private_prefect
 from benchmarks.memory import SIZES, measure_memory
 from benchmarks.report import MEMORY, print_table, tables
 from benchmarks.results import Results, default_output, load, save
+from encoding.location import EMBEDDED
 
 if TYPE_CHECKING:
     from benchmarks.judged import Quality
@@ -76,7 +77,7 @@ def main() -> None:
     with private_prefect():
         for name in arguments.sets.split(","):
             if name == MEMORY:
-                for memory in measure_memory(arguments.data, SIZES, command):
+                for memory in measure_memory(arguments.data, SIZES, EMBEDDED, command):
                     results = save(arguments.output, name, memory)
             else:
                 measured = measure_collection(arguments.data / name, command, arguments.variants)

@@ -39,7 +39,7 @@ class QuantileResidual:
     widths: list[Buckets]
 
     def token_bytes(self, bits: int) -> int:
-        return self.centroids.shape[1] * bits // 8 + CENTROID_BYTES
+        return int(self.centroids.shape[1]) * bits // 8 + CENTROID_BYTES
 
     def restored(self, vectors: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Vectors float32 [T, D] after compression and decompression, in each width."""

@@ -1,8 +1,8 @@
 """What codec, bits and pooling cost in quality: every batch of a build goes through each way of keeping vectors.
 
 A batch is pooled by every factor, and the vectors go through the real codec at every width and back before they meet
-the queries, and if asked through ColBERT's. So a row is what an index of these settings answers when it is scored whole; what
-candidates cost beyond that shows in the road (road.py).
+the queries, and if asked through ColBERT's. So a row is what an index of these settings answers when it is scored
+whole; what candidates cost beyond that shows in the road (road.py).
 """
 
 from __future__ import annotations
