@@ -90,8 +90,9 @@ class Answers(msgspec.Struct, frozen=True):
 
 
 class Vectors(msgspec.Struct, frozen=True):
-    """Token vectors, [texts, tokens, dim]."""
+    """Token vectors, [texts, tokens, dim], and the index version that was served then."""
 
+    version: int
     encoder: str
     dim: int
     vectors: list[list[list[float]]]

@@ -189,7 +189,8 @@ def search(
     matching = None if where is None else parse_filter(where)
     place = Index.at(index)
     chosen = choose_device(device)
-    searcher = Searcher(place, load_encoder_of(place.current().encoder, encoder), chosen)
+    loaded = load_encoder_of(place.current().encoder, encoder, None if device == "auto" else chosen)
+    searcher = Searcher(place, loaded, chosen)
     fusion = None if hybrid is None else Fusion(hybrid, weight)
     answer = searcher.search(SearchQuery(query, k=k, recall=recall, matching=matching, fusion=fusion))
     if as_json:

@@ -4,7 +4,9 @@
         for hit in colonnade.search("Who makes honey?", k=3).hits:
             print(hit.score, hit.text)
 
-A busy server (503) is asked again when its Retry-After has passed, and one that cannot be reached a moment later.
+A busy server (503) is asked again when its Retry-After has passed, and one that cannot be reached a moment later; one
+that says to come back later than anybody waits is left alone. A change whose answer does not come in time is not sent
+again, for it may be under way.
 Every request is written once, in `Methods`, and both clients have it; what comes back is in `answers.py`.
 """
 
@@ -16,9 +18,12 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import wraps
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -43,22 +48,73 @@ _LONGEST_SECONDS = 30.0
 
 
 class Refused(Exception):
-    """The server did not answer. status: of HTTP; code: for programs, as the server documents it."""
+    """The server did not answer. status: of HTTP; code: for programs, as the server documents it.
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    detail: the faults of a malformed request, each with `loc`, `msg` and `type`. request_id: under which the server
+    logged it. retry_after: seconds after which it says to come back.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        detail: Sequence[Mapping[str, Any]] = (),
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(f"{code}: {message}")
         self.status = status
         self.code = code
+        self.detail = list(detail)
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+
+class OfVersion(TypedDict, total=False):
+    """From which version to answer, exactly or at least; and for how long to wait for the answer."""
+
+    version: int | None
+    min_version: int | None
+    timeout_ms: int | None
+
+
+class Question(TypedDict, total=False):
+    """How to search: the fields of a question beside its text."""
+
+    vectors: Sequence[Sequence[float]] | None
+    k: int
+    offset: int
+    recall: Literal["fast", "balanced", "exact"]
+    filter: Mapping[str, object] | None
+    explain: bool
+    fields: Sequence[Literal["title", "text", "metadata"]] | None
+    hybrid: Mapping[str, object] | None
+
+
+class TextQuestion(Question, total=False):
+    """A question of several: its text too."""
+
+    query: str | None
+
+
+class SearchOptions(Question, OfVersion, total=False):
+    """All that a search takes beside its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Result]):
-    """One request and the type of its answer. Fields of the body that are None are not sent."""
+    """One request and the type of its answer. Fields of the body that are None are not sent.
+
+    changes: whether it changes the index, and so is not sent again while it may be under way.
+    """
 
     method: str
     path: str
     body: Mapping[str, object] | None
     returns: type[Result]
+    changes: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """As httpx takes them."""
@@ -71,9 +127,17 @@ class Call(Generic[Result]):
             return msgspec.json.decode(response.content, type=self.returns)
         try:
             told = response.json()
-            raise Refused(response.status_code, told["code"], told["message"])
-        except (ValueError, KeyError, TypeError):
-            raise Refused(response.status_code, "unknown", response.reason_phrase) from None
+            code, message, detail = told["code"], told["message"], told.get("detail") or ()
+        except (ValueError, KeyError, TypeError, AttributeError):  # of a proxy in between
+            code, message, detail = "unknown", response.reason_phrase, ()
+        raise Refused(
+            response.status_code,
+            code,
+            message,
+            detail=detail,
+            request_id=response.headers.get("X-Request-Id"),
+            retry_after=retry_after(response),
+        )
 
 
 class Method(Generic[Given, Result]):
@@ -100,38 +164,49 @@ class Method(Generic[Given, Result]):
         return ask
 
 
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds after which the server, or a proxy before it, says to come back, as seconds or as a date of HTTP."""
+    told = response.headers.get("Retry-After", "").strip()
+    if told.isdecimal():
+        return float(told)
+    try:
+        return max(0.0, (parsedate_to_datetime(told).astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    except ValueError:
+        return None
+
+
 class Methods:
-    """Every request that there is. `options` are the other fields of the body, as `/docs` of the server lists them."""
+    """Every request that there is; `/docs` of the server says more of their fields."""
 
     @Method
     @staticmethod
-    def search(query: str | None = None, **options: object) -> Call[Answer]:
-        """The best passages for a text, or for `vectors`: k, offset, recall, filter, hybrid, explain, min_version."""
+    def search(query: str | None = None, **options: Unpack[SearchOptions]) -> Call[Answer]:
+        """The best passages for a text, or for `vectors`."""
         return Call("POST", "v1/search", {"query": query, **options}, Answer)
 
     @Method
     @staticmethod
-    def batch_search(queries: Sequence[Mapping[str, object]], **options: object) -> Call[Answers]:
+    def batch_search(queries: Sequence[TextQuestion], **options: Unpack[OfVersion]) -> Call[Answers]:
         """Several questions, each with the fields of a search; answered from one version."""
         return Call("POST", "v1/batch-search", {"queries": list(queries), **options}, Answers)
 
     @Method
     @staticmethod
-    def rerank(query: str, texts: Sequence[str]) -> Call[Reordered]:
+    def rerank(query: str, texts: Sequence[str], **options: Unpack[OfVersion]) -> Call[Reordered]:
         """Texts that need not be in the index, best first."""
-        return Call("POST", "v1/rerank", {"query": query, "texts": list(texts)}, Reordered)
+        return Call("POST", "v1/rerank", {"query": query, "texts": list(texts), **options}, Reordered)
 
     @Method
     @staticmethod
-    def encode(texts: Sequence[str], **options: object) -> Call[Vectors]:
+    def encode(texts: Sequence[str], *, timeout_ms: int | None = None) -> Call[Vectors]:
         """The token vectors of queries, as `search` takes them."""
-        return Call("POST", "v1/encode", {"texts": list(texts), **options}, Vectors)
+        return Call("POST", "v1/encode", {"texts": list(texts), "timeout_ms": timeout_ms}, Vectors)
 
     @Method
     @staticmethod
-    def fetch(ids: Sequence[str]) -> Call[Documents]:
+    def fetch(ids: Sequence[str], **options: Unpack[OfVersion]) -> Call[Documents]:
         """Documents by their ids; those that are not there are left out."""
-        return Call("POST", "v1/documents/fetch", {"ids": list(ids)}, Documents)
+        return Call("POST", "v1/documents/fetch", {"ids": list(ids), **options}, Documents)
 
     @Method
     @staticmethod
@@ -141,9 +216,10 @@ class Methods:
 
     @Method
     @staticmethod
-    def columns() -> Call[Columns]:
+    def columns(**options: Unpack[OfVersion]) -> Call[Columns]:
         """What filters may name."""
-        return Call("GET", "v1/columns", None, Columns)
+        given = urlencode({name: value for name, value in options.items() if value is not None})
+        return Call("GET", f"v1/columns?{given}" if given else "v1/columns", None, Columns)
 
     @Method
     @staticmethod
@@ -155,7 +231,7 @@ class Methods:
     @staticmethod
     def add(documents: Sequence[Mapping[str, object]]) -> Call[Written]:
         """Add documents, or replace those with their ids: id, text, and perhaps title and metadata of each."""
-        return Call("POST", "v1/documents", {"documents": list(documents)}, Written)
+        return Call("POST", "v1/documents", {"documents": list(documents)}, Written, changes=True)
 
     @Method
     @staticmethod
@@ -166,7 +242,7 @@ class Methods:
     ) -> Call[Written]:
         """Delete documents by id, or all that match a filter."""
         body = {"ids": None if ids is None else list(ids), "filter": filter}
-        return Call("POST", "v1/documents/delete", body, Written)
+        return Call("POST", "v1/documents/delete", body, Written, changes=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +251,25 @@ class _Retries:
 
     attempts: int
 
-    def pause(self, attempt: int, response: httpx.Response | None) -> float | None:
-        """Seconds to wait before the next attempt, or None where this one settles it. attempt: from 0."""
-        if attempt + 1 >= self.attempts or (response is not None and response.status_code not in _AGAIN):
+    def after(self, attempt: int, response: httpx.Response) -> float | None:
+        """Seconds to wait before the next attempt, or None where this answer settles it. attempt: from 0."""
+        if response.status_code not in _AGAIN:
             return None
-        told = "" if response is None else response.headers.get("Retry-After", "")
-        least = float(told) if told.isdecimal() else 0.1 * 2**attempt
+        return self._pause(attempt, retry_after(response))
+
+    def after_error(self, attempt: int, error: httpx.TransportError, call: Call[Any]) -> float | None:
+        """The same where no answer came."""
+        if call.changes and isinstance(error, httpx.ReadTimeout):
+            return None
+        return self._pause(attempt, None)
+
+    def _pause(self, attempt: int, told: float | None) -> float | None:
+        least = min(0.1 * 2**attempt, _LONGEST_SECONDS) if told is None else told
+        # To come earlier than told would break what the server asked for: then there is no other attempt.
+        if attempt + 1 >= self.attempts or least > _LONGEST_SECONDS:
+            return None
         # Those that were refused together must not come back together.
-        return min(least, _LONGEST_SECONDS) * random.uniform(1, 1.25)
+        return least * random.uniform(1, 1.25)
 
 
 def _settings(key: str | None, timeout: float, verify: bool | ssl.SSLContext) -> dict[str, Any]:
@@ -223,17 +310,17 @@ class Client(Methods):
         """Send a request, again where that helps. Raises Refused, and httpx.TransportError without an answer."""
         attempt = 0
         while True:
-            response = None
             try:
                 response = self._http.request(**call.arguments())
-                pause = self._retries.pause(attempt, response)
-            except httpx.TransportError:
-                pause = self._retries.pause(attempt, None)
+            except httpx.TransportError as error:
+                pause = self._retries.after_error(attempt, error, call)
                 if pause is None:
                     raise
-            if pause is None and response is not None:
-                return call.result(response)
-            time.sleep(pause or 0)
+            else:
+                pause = self._retries.after(attempt, response)
+                if pause is None:
+                    return call.result(response)
+            time.sleep(pause)
             attempt += 1
 
 
@@ -268,15 +355,15 @@ class AsyncClient(Methods):
         """As Client.send."""
         attempt = 0
         while True:
-            response = None
             try:
                 response = await self._http.request(**call.arguments())
-                pause = self._retries.pause(attempt, response)
-            except httpx.TransportError:
-                pause = self._retries.pause(attempt, None)
+            except httpx.TransportError as error:
+                pause = self._retries.after_error(attempt, error, call)
                 if pause is None:
                     raise
-            if pause is None and response is not None:
-                return call.result(response)
-            await asyncio.sleep(pause or 0)
+            else:
+                pause = self._retries.after(attempt, response)
+                if pause is None:
+                    return call.result(response)
+            await asyncio.sleep(pause)
             attempt += 1

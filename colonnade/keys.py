@@ -27,13 +27,13 @@ def make(
 ) -> None:
     """Make a key and print it, this once: the file holds only its hash.
 
-    In Python: serving.keys.make_key(NAME, SCOPES) and write_keys(FILE, KEYS)
+    In Python: serving.keys.make_key(NAME, SCOPES) and change_keys(FILE, CHANGE)
     """
     from colonnade import terminal
-    from serving.keys import make_key, read_keys, write_keys
+    from serving.keys import change_keys, make_key
 
     key, secret = make_key(name, scope, tenant, days)
-    write_keys(file, [*(read_keys(file) if file.exists() else []), key])
+    change_keys(file, lambda keys: [*keys, key])
     if as_json:
         terminal.print_json({"id": key.id, "key": secret, "scopes": key.scopes, "tenant": key.tenant})
     else:
@@ -58,13 +58,16 @@ def revoke(
 ) -> None:
     """Revoke a key: within seconds no server that follows the file takes it.
 
-    In Python: serving.keys.write_keys(FILE, KEYS), with those that stay
+    In Python: serving.keys.change_keys(FILE, CHANGE), which leaves out those that go
     """
     from index_format.errors import InputError
-    from serving.keys import read_keys, write_keys
+    from serving.keys import Key, change_keys, read_keys
 
-    keys = read_keys(file)
-    kept = [key for key in keys if key.id != key_id]
-    if len(kept) == len(keys):
-        raise InputError(f"{file} has no key {key_id}; it has {', '.join(key.id for key in keys)}.")
-    write_keys(file, kept)
+    def without(keys: list[Key]) -> list[Key]:
+        kept = [key for key in keys if key.id != key_id]
+        if len(kept) == len(keys):
+            raise InputError(f"{file} has no key {key_id}; it has {', '.join(key.id for key in keys)}.")
+        return kept
+
+    read_keys(file)  # a file that is not there is told, and none is made
+    change_keys(file, without)

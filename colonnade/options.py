@@ -44,7 +44,7 @@ Hybrid = Annotated[
 Weight = Annotated[float, typer.Option(min=0, max=1, help="The share of MaxSim in a hybrid search")]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"],
-    typer.Option("--device", help="What scores passages; auto takes a GPU if torch and Triton can use one"),
+    typer.Option("--device", help="What encodes and scores; auto takes a GPU if torch and Triton can use one"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout")]
 ListRejected = Annotated[bool, typer.Option(help="List the rows that were set aside, with their reasons")]

@@ -50,4 +50,5 @@ def serve(
         from colonnade.writer import IndexWriter  # it brings Prefect's tasks, which a server that reads goes without
 
         writer = IndexWriter(at.address, encoder)
-    run_server(at, load_encoder_of(at.current().encoder, encoder), place, device=chosen, writer=writer)
+    loaded = load_encoder_of(at.current().encoder, encoder, None if device == "auto" else chosen)
+    run_server(at, loaded, place, device=chosen, writer=writer)

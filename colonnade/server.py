@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import signal
 import socket
 import sys
@@ -26,6 +27,10 @@ from serving.keys import KeyRing
 from serving.searcher import Searcher
 
 DRAIN_SECONDS = 30  # how long answers may still take once the server is told to stop
+# How long the worker may hold the interpreter before the event loop gets it: Python's own 5 ms are more than a search
+# takes, and are waited for at each step of a request that meets the worker at work.
+_SWITCH_SECONDS = 0.0005
+_log = logging.getLogger("colonnade.server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,16 @@ class Place:
             if path is not None and not path.is_file():
                 raise InputError(f"{name} {path}: there is no such file.")
 
+    def hosts(self) -> frozenset[str] | None:
+        """The names by which a server without keys answers, which only this machine reaches; None for any name.
+
+        A page of another site may have its own name point to this machine (DNS rebinding); the browser says which.
+        """
+        if self.keys is not None or self.insecure:
+            return None
+        own = self.host.lower()
+        return frozenset({"localhost", "127.0.0.1", "[::1]", f"[{own}]" if ":" in own else own})
+
 
 def run_server(
     index: Index,
@@ -74,12 +89,15 @@ def run_server(
     keys = KeyRing(place.keys) if place.keys else None
     listener = _bind(place.host, place.port)
     logs.configure()
+    if place.keys is not None and place.tls_certificate is None and not is_loopback(place.host):
+        _log.warning("keys and answers cross the network unencrypted: give --tls-certificate, or put a proxy in front")
+    sys.setswitchinterval(_SWITCH_SECONDS)
     searcher = Searcher(index, encoder, device)
     _greet(listener, place, index, searcher)
     if on_start is not None:
         on_start(searcher)
     terminal.out.print("Stop with Ctrl-C.")
-    app = make_app(searcher, index.address, place.settings, keys=keys, writer=writer)
+    app = make_app(searcher, index.address, place.settings, keys=keys, writer=writer, hosts=place.hosts())
     uvicorn.Server(configuration(app, place)).run(sockets=[listener])
 
 
@@ -94,6 +112,7 @@ def configuration(app: FastAPI, place: Place) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks who the client is
         timeout_graceful_shutdown=DRAIN_SECONDS,
         ssl_certfile=place.tls_certificate,
         ssl_keyfile=place.tls_key,

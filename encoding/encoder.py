@@ -35,7 +35,7 @@ class Encoder:
 
     def __init__(self, checkpoint: Checkpoint, device: str | None = None) -> None:
         self.checkpoint = checkpoint
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or _default_device())
         self.tokenizer = load_tokenizer(checkpoint.layout)
         self._documents = SideTokenizer(checkpoint.layout, checkpoint.layout.document)
         self._queries = SideTokenizer(checkpoint.layout, checkpoint.layout.query)
@@ -115,17 +115,20 @@ class Encoder:
         return self._documents.tokenize([texts[position] for position in window])
 
 
-def load_encoder(name: str) -> Encoder:
-    """The encoder of that name, loaded once in a process as long as its files stay the same."""
-    return _load(open_checkpoint(name))
+def load_encoder(name: str, device: str | None = None) -> Encoder:
+    """The encoder of that name, loaded once in a process and on a device as long as its files stay the same.
+
+    device: "cpu" or "cuda"; by default a GPU where there is one.
+    """
+    return _load(open_checkpoint(name), device or _default_device())
 
 
-def load_encoder_of(index: EncoderRecord, name: str | None) -> Encoder:
-    """The encoder of that name; where none is given, the one that an index was written with."""
+def load_encoder_of(index: EncoderRecord, name: str | None, device: str | None = None) -> Encoder:
+    """The encoder of that name; where none is given, the one that an index was written with. device: as above."""
     if name is not None:
-        return load_encoder(name)
+        return load_encoder(name, device)
     try:
-        return load_encoder(index.name)
+        return load_encoder(index.name, device)
     except InputError as error:
         raise InputError(
             f"{error} The index was written with {index.name!r}, fingerprint {index.fingerprint[:16]}: "
@@ -134,5 +137,9 @@ def load_encoder_of(index: EncoderRecord, name: str | None) -> Encoder:
 
 
 @lru_cache(maxsize=2)
-def _load(checkpoint: Checkpoint) -> Encoder:
-    return Encoder(checkpoint)
+def _load(checkpoint: Checkpoint, device: str) -> Encoder:
+    return Encoder(checkpoint, device)
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,6 +7,7 @@ anything is spent. What has expired or was abandoned is dropped before it is enc
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -18,7 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.faults import places_of
 from serving.metrics import Metrics
+
+_log = logging.getLogger("colonnade.serving")
 
 Vectors = NDArray[np.float32]
 
@@ -37,6 +41,10 @@ class Overloaded(Exception):
 
 class Expired(Exception):
     """The deadline passed before the work began."""
+
+
+class WorkerFault(Exception):
+    """The worker met what nobody foresaw, and dropped what it had at hand."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +106,11 @@ class Batcher:
         self._worker = threading.Thread(target=self._run, name="colonnade-batcher", daemon=True)
         metrics.queue_length.set_function(lambda: len(self._waiting))
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether what is submitted now would be answered."""
+        return self._worker.is_alive() and not self._stopping
+
     def start(self) -> None:
         """Begin to work."""
         self._worker.start()
@@ -106,15 +119,25 @@ class Batcher:
         """Accept all of the asks or none. Raises Overloaded, at once."""
         now = time.monotonic()
         with self._changed:
-            ahead = len(self._waiting) + self._at_work
-            wait = ahead * sorted(self._seconds_each)[_REMEMBERED // 2]
-            if self._stopping or len(self._waiting) + len(asks) > self._limit or now + wait > deadline:
+            wait = self._wait_seconds()
+            if not self.is_ready or len(self._waiting) + len(asks) > self._limit or now + wait > deadline:
                 self._metrics.rejected.inc(len(asks))
                 raise Overloaded(wait)
             jobs = [Job(ask, deadline, now) for ask in asks]
             self._waiting.extend(jobs)
             self._changed.notify()
         return jobs
+
+    def refuse_when_full(self) -> None:
+        """Raise Overloaded where not even one query would be accepted, so that nothing of it need be read."""
+        if len(self._waiting) >= self._limit:
+            self._metrics.rejected.inc()
+            raise Overloaded(self._wait_seconds())
+
+    def _wait_seconds(self) -> float:
+        """How long what comes now would wait."""
+        ahead = len(self._waiting) + self._at_work
+        return ahead * sorted(self._seconds_each)[_REMEMBERED // 2]
 
     def stop(self) -> None:
         """Accept nothing more, finish what was accepted, and end the worker."""
@@ -125,14 +148,24 @@ class Batcher:
 
     def _run(self) -> None:
         while batch := self._take():
-            start = time.monotonic()
-            due = [job for job in batch if job.is_due()]
-            self._metrics.dropped.inc(len(batch) - len(due))
-            if due:
-                self._metrics.batch_queries.observe(len(due))
-                self._answer(due)
-                self._seconds_each.append((time.monotonic() - start) / len(due))
+            try:
+                self._work_on(batch)
+            except BaseException as error:  # noqa: BLE001  # a tokenizer's panic is no Exception; the queue goes on
+                self._metrics.faults.labels("batcher").inc()
+                _log.error("a batch failed with %s", places_of(error))
+                for job in batch:
+                    if not job.future.done():
+                        job.future.set_exception(WorkerFault())
             self._at_work = 0
+
+    def _work_on(self, batch: list[Job]) -> None:
+        start = time.monotonic()
+        due = [job for job in batch if job.is_due()]
+        self._metrics.dropped.inc(len(batch) - len(due))
+        if due:
+            self._metrics.batch_queries.observe(len(due))
+            self._answer(due)
+            self._seconds_each.append((time.monotonic() - start) / len(due))
 
     def _take(self) -> list[Job]:
         """What waits, up to a batch; nothing only when stopped with an empty queue."""
@@ -146,21 +179,27 @@ class Batcher:
     def _answer(self, jobs: list[Job]) -> None:
         begun = time.monotonic()
         texts = [job.ask.text for job in jobs if job.ask.text is not None]
-        try:
-            encoded = iter(self._encode(texts) if texts else [])
-        except Exception as error:  # noqa: BLE001  # whoever asked is told
-            for job in jobs:
-                job.future.set_exception(error)
-            return
+        encoded = iter(self._encoded(texts))
         encode_ms = 1000 * (time.monotonic() - begun)
         for job in jobs:
             vectors = job.ask.vectors if job.ask.text is None else next(encoded)
             assert vectors is not None
-            if job.is_due():
+            if isinstance(vectors, Exception):
+                job.future.set_exception(vectors)
+            elif job.is_due():
                 self._finish(job, vectors, 1000 * (begun - job.accepted_at), encode_ms)
             else:
                 self._metrics.dropped.inc()
             self._at_work -= 1
+
+    def _encoded(self, texts: list[str]) -> list[Vectors | Exception]:
+        """The vectors of each text, or why it has none: one that fails takes none of the others with it."""
+        try:
+            return list(self._encode(texts)) if texts else []
+        except Exception as error:  # noqa: BLE001  # whoever asked is told
+            if len(texts) == 1:
+                return [error]
+        return [one for text in texts for one in self._encoded([text])]
 
     def _finish(self, job: Job, vectors: Vectors, queue_ms: float, encode_ms: float) -> None:
         start = time.monotonic()

@@ -5,6 +5,7 @@ A key is 256 random bits, so that one round of SHA-256 keeps it: there is nothin
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import logging
@@ -13,7 +14,7 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -89,6 +90,18 @@ def write_keys(path: Path, keys: list[Key]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def change_keys(path: Path, change: Callable[[list[Key]], list[Key]]) -> None:
+    """Replace the keys of a file by what `change` makes of them, none where there is no file yet.
+
+    One change at a time, on this machine: a lock is held on a file beside it, which the system lets go of with the
+    process. Raises InputError when the file is not one of keys, and what `change` raises.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)) as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        write_keys(path, change(read_keys(path) if path.exists() else []))
 
 
 class KeyRing:

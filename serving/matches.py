@@ -49,11 +49,29 @@ class Matches:
     def __init__(self) -> None:
         self._packed: LRUCache[tuple[str, str], NDArray[np.uint8]] = LRUCache(_MOST_BYTES, getsizeof=_size)
         self._locked = threading.Lock()
+        self._found = {"hit": 0, "miss": 0}
+
+    @property
+    def lookups(self) -> dict[str, int]:
+        """How often a filter was met again, in a snapshot or in a segment, and how often it was new: "hit", "miss"."""
+        with self._locked:
+            return dict(self._found)
+
+    @property
+    def bytes(self) -> int:
+        """What is kept."""
+        return int(self._packed.currsize)
+
+    def met_again(self) -> None:
+        """Count a filter that a snapshot answered by itself."""
+        with self._locked:
+            self._found["hit"] += 1
 
     def passages(self, segment: SegmentReader, matching: Filter, key: str) -> NDArray[np.bool_]:
         """Which passages of a segment match, the deleted ones too: bool [P]. key: of the filter."""
         with self._locked:
             packed = self._packed.get((segment.record.id, key))
+            self._found["miss" if packed is None else "hit"] += 1
         if packed is None:
             packed = np.packbits(matching_rows(matching, segment)[segment.document_rows])
             if _size(packed) <= _MOST_BYTES:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
+
+
+@dataclass(frozen=True, slots=True)
+class _FilterLookups(Collector):
+    """What the cache of filters counted itself; a `Counter` cannot be given a function."""
+
+    read: Callable[[], Mapping[str, int]]
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Hits and misses."""
+        family = CounterMetricFamily(
+            "colonnade_filter_lookups", "Filters by whether matches were kept", labels=["result"]
+        )
+        for result, count in self.read().items():
+            family.add_metric([result], count)
+        yield family
 
 
 class Metrics:
@@ -39,13 +60,23 @@ class Metrics:
         self.documents = Gauge("colonnade_documents", "Documents that are served", registry=own)
         self.passages = Gauge("colonnade_passages", "Passages that are served", registry=own)
         self.swaps = Counter("colonnade_swaps", "New versions swapped in", registry=own)
+        self.newest_version = Gauge("colonnade_newest_version", "The newest version that is known", registry=own)
         self.lag = Gauge(
-            "colonnade_lag_seconds", "From the commit of the served version until it was served", registry=own
+            "colonnade_lag_seconds", "Age of the oldest version that is not served yet; 0 without one", registry=own
+        )
+        self.commit_to_served = Gauge(
+            "colonnade_commit_to_served_seconds", "From the commit of the served version to its swap", registry=own
         )
         self.set_aside = Gauge("colonnade_version_set_aside", "1 while a newer version cannot be served", registry=own)
         self.faults = Counter("colonnade_faults", "Unexpected errors, by where they were met", ["where"], registry=own)
         self.index_bytes = Gauge("colonnade_index_bytes", "Bytes of the served version's files", registry=own)
-        self.gpu_bytes = Gauge("colonnade_gpu_bytes", "GPU memory that the encoder holds", registry=own)
+        self.gpu_bytes = Gauge(
+            "colonnade_gpu_bytes",
+            "GPU memory: allocated by this process's tensors, reserved by torch for them, and free on the device",
+            ["kind"],
+            registry=own,
+        )
+        self.filter_bytes = Gauge("colonnade_filter_cache_bytes", "Bytes of kept matches of filters", registry=own)
         self.shadow_recall = Histogram(
             "colonnade_shadow_recall",
             "Share of the exact best k that sampled answers had",
@@ -59,6 +90,10 @@ class Metrics:
         """One query's time by stage."""
         for stage, spent in (("queue", queue_ms), ("encode", encode_ms), ("search", search_ms)):
             self.stage.labels(stage).observe(spent / 1000)
+
+    def read_filter_lookups(self, read: Callable[[], Mapping[str, int]]) -> None:
+        """Have the lookups of filters, by "hit" and "miss", read from their owner."""
+        self.registry.register(_FilterLookups(read))
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""

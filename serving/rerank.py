@@ -6,7 +6,7 @@ definition, so scores can be set beside those of a search. Nothing is kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +32,23 @@ class Reranked:
     end: int
 
 
-def rerank(snapshot: Snapshot, encoder: Encoder, vectors: NDArray[np.float32], texts: Sequence[str]) -> list[Reranked]:
-    """All texts, best first, for query vectors float32 [Q, D]; equal scores in the order given."""
+def rerank(
+    snapshot: Snapshot,
+    encoder: Encoder,
+    vectors: NDArray[np.float32],
+    texts: Sequence[str],
+    before_batch: Callable[[], None] = lambda: None,
+) -> list[Reranked]:
+    """All texts, best first, for query vectors float32 [Q, D]; equal scores in the order given.
+
+    before_batch: called before each batch that is scored; what it raises ends the work.
+    """
     manifest = snapshot.manifest
     query, chunker = prepare_query(vectors, snapshot.codec), chunker_of(encoder, manifest)
     pieces = [(position, piece) for position, text in enumerate(texts) for piece in chunker.passages(text)]
     best: dict[int, Reranked] = {}
     for batch in encoder.encode([piece.encoded_text for _, piece in pieces], manifest.chunking.pool_factor):
+        before_batch()
         for number, tokens in batch:
             position, piece = pieces[number]
             weights, _ = match_weights(query, *snapshot.codec.compress(tokens))

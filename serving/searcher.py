@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from index_format.index import Index
 from index_format.manifest import Manifest
 from serving.device import Device
 from serving.explain import Explanation, explain
+from serving.faults import places_of, ran_out_of_memory
 from serving.hybrid import rank_hybrid
 from serving.query import SearchQuery
 from serving.search import Hit, Ranking, Recall, rank, read_hits, search
@@ -61,6 +63,15 @@ class Fault:
     retry_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """Bytes of the GPU: of this process's tensors, kept by torch for more of them, and free on the device."""
+
+    allocated: int
+    reserved: int
+    free: int
+
+
 class Searcher:
     """Answers queries from one snapshot at a time; `refresh` swaps in a newer one between two queries."""
 
@@ -73,10 +84,13 @@ class Searcher:
         self._device = device
         self.fault: Fault | None = None
         self._older: OrderedDict[int, Snapshot] = OrderedDict()
+        self._older_lock = threading.Lock()
         self._opening = threading.Lock()
+        self._behind_since: float | None = None
         self._manifests: dict[int, Manifest] = {}
         self._listed_at = -math.inf
         self.snapshot = self._open(None, manifest)
+        self.newest = self.snapshot.version  # that is known to be there
 
     def search(self, query: SearchQuery) -> Answer:
         """The best passages for one query, encoded here unless it brings its vectors."""
@@ -119,9 +133,22 @@ class Searcher:
             explanation=explanation,
         )
 
-    def gpu_bytes(self) -> int:
-        """GPU memory that tensors of this process hold."""
-        return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether anything here runs on a GPU."""
+        return "cuda" in (self._device, self.encoder.device.type)
+
+    def gpu_memory(self) -> GpuMemory:
+        """What the GPU's memory is used for; nothing of one that nothing here runs on."""
+        if not self.uses_gpu:
+            return GpuMemory(0, 0, 0)
+        free, _ = torch.cuda.mem_get_info()
+        return GpuMemory(torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), free)
+
+    def lag_seconds(self) -> float:
+        """The age of the oldest version that is not served though it is there; 0 where the newest is served."""
+        since = self._behind_since
+        return 0.0 if since is None else max(0.0, time.time() - since)
 
     def exact(self, query: SearchQuery, vectors: NDArray[np.float32], snapshot: Snapshot) -> Answer:
         """The answer that leaves nothing out, on one core."""
@@ -135,49 +162,68 @@ class Searcher:
         newest = self._newest()
         if newest <= self.snapshot.version:
             return False
+        if self._behind_since is None:
+            self._behind_since = self._published_at(self.snapshot.version + 1)
         if self.fault and self.fault.version == newest and time.monotonic() < self.fault.retry_at:
             return False
         try:
             self.snapshot = self._open(self.snapshot)
-        except ColonnadeError as error:
+        except Exception as error:  # whatever a version does, the one before it goes on
             if isinstance(error, StorageError) and not isinstance(error, ObjectMissing):
                 raise  # the store may answer next time: nothing is wrong with the version
-            self.fault = Fault(newest, str(error), time.monotonic() + _RETRY_SECONDS)
-            _log.error("version %d is set aside: %s", newest, error)
+            self._set_aside(newest, error)
             return False
-        self.fault = None
+        self.fault = self._behind_since = None
         _log.info("serving version %d", self.snapshot.version)
         return True
+
+    def _set_aside(self, version: int, error: Exception) -> None:
+        if isinstance(error, ColonnadeError):
+            reason = told = str(error)
+        else:
+            memory = "memory ran out while it was opened" if ran_out_of_memory(error) else "a fault in the server"
+            reason, told = f"{memory} ({type(error).__name__}); the server's log says where", places_of(error)
+        self.fault = Fault(version, reason, time.monotonic() + _RETRY_SECONDS)
+        _log.error("version %d is set aside: %s", version, told)
 
     def at_version(self, version: int) -> Snapshot:
         """A version that the index retains, opened; a few of them stay open.
 
         Takes as long as reading and checking the files that the served version does not share.
-        Raises IndexNotFound, and what opening raises.
+        Raises IndexNotFound, EncoderMismatch where its vectors are of another encoder, and what opening raises.
         """
+        with self._opening:
+            held = self.held(version)
+            if held is not None:
+                return held
+            current = self.snapshot
+            if not self._index.current().retains(version):
+                raise IndexNotFound(f"version {version} is not retained; version {current.version} is served.")
+            manifest = self._index.version(version)
+            refuse_other_encoder(manifest, self.encoder.record, where=f"version {version}")
+            opened = open_snapshot(self._index, manifest, current, device=self._device)
+            with self._older_lock:
+                self._older[version] = opened
+                if len(self._older) > _OLDER_OPEN:
+                    self._older.popitem(last=False)
+            return opened
+
+    def held(self, version: int) -> Snapshot | None:
+        """A version that is open already; at once."""
         current = self.snapshot
         if version == current.version:
             return current
-        with self._opening:
+        with self._older_lock:
             if version in self._older:
                 self._older.move_to_end(version)
-                return self._older[version]
-            if not self._index.current().retains(version):
-                raise IndexNotFound(f"version {version} is not retained; version {current.version} is served.")
-            opened = open_snapshot(self._index, self._index.version(version), current, device=self._device)
-            self._older[version] = opened
-            if len(self._older) > _OLDER_OPEN:
-                self._older.popitem(last=False)
-            return opened
+            return self._older.get(version)
 
     def retained(self, most: int) -> list[Manifest]:
         """The newest `most` versions that the index retains, newest first."""
         head = self._index.current()
         wanted = sorted(filter(head.retains, self._index.versions()), reverse=True)[:most]
-        for number in wanted:
-            if number not in self._manifests:
-                self._manifests[number] = self._index.version(number)
-        found = {number: self._manifests[number] for number in wanted}
+        known = self._manifests  # others may ask meanwhile, and replace it
+        found = {number: known.get(number) or self._index.version(number) for number in wanted}
         self._manifests = found  # those that nobody asks for any more are forgotten
         return list(found.values())
 
@@ -192,7 +238,15 @@ class Searcher:
             return served
         found = self._index.versions()[-1:]
         self._listed_at = time.monotonic()
-        return max(found, default=0)
+        self.newest = max(found, default=0)
+        return self.newest
+
+    def _published_at(self, version: int) -> float:
+        """When a version was committed, in seconds since 1970; now, where it cannot be told any more."""
+        try:
+            return datetime.fromisoformat(self._index.version(version).commit.created_at).timestamp()
+        except (ColonnadeError, ValueError):
+            return time.time()
 
     def _open(self, previous: Snapshot | None, wanted: Manifest | None = None) -> Snapshot:
         def opener(manifest: Manifest) -> Snapshot:
@@ -260,6 +314,6 @@ class Refresher(threading.Thread):
         except StorageError as error:
             _log.warning("cannot look for a newer version: %s", error)
             self._on_fault()
-        except Exception:  # noqa: BLE001  # whatever it is, the next version must still be seen
-            _log.exception("looking for a newer version failed")
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next version must still be seen
+            _log.error("looking for a newer version failed with %s", places_of(error))
             self._on_fault()

@@ -137,6 +137,8 @@ class Snapshot:
             selection = Selection.of(self.live & found, self.segments)
             with self._selecting:
                 self._selections[key] = selection
+        else:
+            self.matches.met_again()
         return selection
 
     @property

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Any
 
 from fastapi import FastAPI
 
 from serving.batcher import Batcher
+from serving.faults import places_of
 from serving.http import contents, documents, errors, health, index, pages, search
-from serving.http.parts import Parts, Settings, Writer
+from serving.http.parts import Parts, Settings, Waiters, Writer
 from serving.http.routes import Gate, ScopedRoute
 from serving.keys import KeyRing
 from serving.metrics import Metrics
 from serving.searcher import Refresher, Searcher
 from serving.shadow import ShadowCheck
 from serving.snapshot import Snapshot
+
+_log = logging.getLogger("colonnade.http")
 
 
 def make_app(
@@ -27,29 +34,43 @@ def make_app(
     *,
     keys: KeyRing | None = None,
     writer: Writer | None = None,
+    hosts: frozenset[str] | None = None,
 ) -> FastAPI:
-    """The application that answers from `searcher` and follows its index. Without `keys` everybody may ask."""
+    """The application that answers from `searcher` and follows its index. Without `keys` everybody may ask.
+
+    hosts: the names by which it may be asked, as `Host` has them without a port; any, where none are given.
+    """
     parts = _parts(searcher, address, settings or Settings())
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(_tell_fault)
         for part in (parts.batcher, parts.shadow, parts.refresher):
             part.start()
         yield
         # Whoever runs the application calls this after the last answer, so nothing waits here any more.
         for part in (parts.refresher, parts.batcher, parts.shadow):
             part.stop()
+        parts.opening.shutdown(wait=False, cancel_futures=True)
 
     # FastAPI's own pages load scripts from the internet, and its routes declare no scope.
-    app = FastAPI(title="Colonnade", version="1", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Colonnade",
+        version="1",
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        responses=errors.RESPONSES,
+    )
     app.router.route_class = ScopedRoute
-    app.state.gate = Gate(keys, parts.metrics, parts.settings)
+    app.state.gate = Gate(keys, hosts, parts.metrics, parts.settings, parts.batcher)
     errors.install(app)
     search.add_routes(app, parts)
     index.add_routes(app, parts)
     contents.add_routes(app, parts)
     health.add_routes(app, parts)
-    pages.add_routes(app)
+    pages.add_routes(app, with_keys=keys is not None)
     if writer is not None:
         documents.add_routes(app, parts, writer)
     return app
@@ -61,17 +82,12 @@ def _parts(searcher: Searcher, address: str, settings: Settings) -> Parts:
     def swapped(snapshot: Snapshot) -> None:
         metrics.swaps.inc()
         committed = datetime.fromisoformat(snapshot.manifest.commit.created_at)
-        metrics.lag.set(max(0.0, time.time() - committed.timestamp()))
+        metrics.commit_to_served.set(max(0.0, time.time() - committed.timestamp()))
 
     def failed() -> None:
         metrics.faults.labels("refresh").inc()
 
-    metrics.version.set_function(lambda: searcher.snapshot.version)
-    metrics.documents.set_function(lambda: searcher.snapshot.manifest.documents)
-    metrics.passages.set_function(lambda: searcher.snapshot.manifest.passages)
-    metrics.set_aside.set_function(lambda: searcher.fault is not None)
-    metrics.index_bytes.set_function(lambda: sum(file.size for file in searcher.snapshot.manifest.files()))
-    metrics.gpu_bytes.set_function(searcher.gpu_bytes)
+    _tell_state(metrics, searcher)
     return Parts(
         searcher=searcher,
         address=address,
@@ -80,4 +96,29 @@ def _parts(searcher: Searcher, address: str, settings: Settings) -> Parts:
         batcher=Batcher(searcher.encode, metrics, settings.queue_limit),
         refresher=Refresher(searcher, settings.refresh_seconds, on_swap=swapped, on_fault=failed),
         shadow=ShadowCheck(searcher, metrics, settings.shadow_share),
+        waiters=Waiters(settings.queue_limit),
+        opening=ThreadPoolExecutor(1, thread_name_prefix="colonnade-opening"),
     )
+
+
+def _tell_state(metrics: Metrics, searcher: Searcher) -> None:
+    """Have the metrics ask for what is true at the moment at which they are read."""
+    metrics.version.set_function(lambda: searcher.snapshot.version)
+    metrics.newest_version.set_function(lambda: searcher.newest)
+    metrics.lag.set_function(searcher.lag_seconds)
+    metrics.documents.set_function(lambda: searcher.snapshot.manifest.documents)
+    metrics.passages.set_function(lambda: searcher.snapshot.manifest.passages)
+    metrics.set_aside.set_function(lambda: searcher.fault is not None)
+    metrics.index_bytes.set_function(lambda: sum(file.size for file in searcher.snapshot.manifest.files()))
+    metrics.filter_bytes.set_function(lambda: searcher.snapshot.matches.bytes)
+    metrics.read_filter_lookups(lambda: searcher.snapshot.matches.lookups)
+    if searcher.uses_gpu:
+        metrics.gpu_bytes.labels("allocated").set_function(lambda: searcher.gpu_memory().allocated)
+        metrics.gpu_bytes.labels("reserved").set_function(lambda: searcher.gpu_memory().reserved)
+        metrics.gpu_bytes.labels("free").set_function(lambda: searcher.gpu_memory().free)
+
+
+def _tell_fault(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """asyncio's own handler prints the error's message, which may quote a text."""
+    error = context.get("exception")
+    _log.error("the event loop met %s", context.get("message") if error is None else places_of(error))

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
+from functools import partial
+from typing import Annotated
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel, Field, field_validator
 
+from index_format.filters import Filter
 from index_format.selection import Kind
+from serving.batcher import Expired
 from serving.documents import MAX_IDS, Document, fetch_documents
 from serving.http.errors import try_again
 from serving.http.parts import Parts
 from serving.http.routes import needs, tenant_of
-from serving.http.schemas import DocumentId, QueryText, Request
+from serving.http.schemas import MAX_VERSION, DocumentId, QueryText, Timed, Versioned
+from serving.http.waiting import in_thread, wanted_snapshot
 from serving.rerank import MAX_CHARACTERS, MAX_TEXTS, Reranked, rerank
+from serving.snapshot import Snapshot
 
 
 class ColumnDescription(BaseModel):
@@ -26,13 +33,21 @@ class ColumnDescription(BaseModel):
 
 
 class Columns(BaseModel):
-    """The columns of the version that is served: the document's id, then those of the metadata."""
+    """The columns of one version: the document's id, then those of the metadata."""
 
     version: int
     columns: list[ColumnDescription]
 
 
-class DocumentsRequest(Request):
+class ColumnsRequest(Versioned, Timed):
+    """Of which version: the same fields, read from an address, where every number is text."""
+
+    timeout_ms: int | None = Field(default=None, ge=1, le=600_000)
+    version: int | None = Field(default=None, ge=1, le=MAX_VERSION)
+    min_version: int | None = Field(default=None, ge=1, le=MAX_VERSION)
+
+
+class DocumentsRequest(Versioned, Timed):
     """Which documents."""
 
     ids: list[DocumentId] = Field(min_length=1, max_length=MAX_IDS)
@@ -45,7 +60,7 @@ class DocumentsAnswered(BaseModel):
     documents: list[Document]
 
 
-class RerankRequest(Request):
+class RerankRequest(Versioned, Timed):
     """A query, and texts to put in order by it."""
 
     query: QueryText
@@ -74,31 +89,64 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
     reranking = threading.Lock()
 
     @app.get("/v1/columns", openapi_extra=needs("search"))
-    def columns(request: HttpRequest) -> Columns:
+    async def columns(request: HttpRequest, wanted: Annotated[ColumnsRequest, Query()]) -> Columns:
         """What filters may name. To a key of one tenant, the columns in which its documents have a value."""
-        snapshot, tenant = parts.searcher.snapshot, tenant_of(request)
-        known = snapshot.columns if tenant is None else snapshot.columns_of(tenant)
-        described = [
-            ColumnDescription(name=one.name, kinds=list(one.kinds), types=list(one.types)) for one in known.values()
-        ]
-        return Columns(version=snapshot.version, columns=described)
+        deadline = parts.deadline(wanted.timeout_ms)
+        snapshot = await wanted_snapshot(parts, wanted, deadline)
+        known = await in_thread(partial(_columns, snapshot, tenant_of(request)), deadline)
+        request.state.told = {"version": snapshot.version}
+        return Columns(version=snapshot.version, columns=known)
 
     @app.post("/v1/documents/fetch", openapi_extra=needs("search"))
-    def documents(body: DocumentsRequest, request: HttpRequest) -> DocumentsAnswered:
+    async def documents(body: DocumentsRequest, request: HttpRequest) -> DocumentsAnswered:
         """Title, text and metadata of documents."""
-        snapshot, tenant = parts.searcher.snapshot, tenant_of(request)
-        own = None if tenant is None else snapshot.within(None, tenant)
-        return DocumentsAnswered(version=snapshot.version, documents=fetch_documents(snapshot, body.ids, own))
+        deadline = parts.deadline(body.timeout_ms)
+        snapshot = await wanted_snapshot(parts, body, deadline)
+        begun = time.monotonic()
+        found = await in_thread(partial(_documents, snapshot, body.ids, tenant_of(request)), deadline)
+        told = {"version": snapshot.version, "ids": len(body.ids), "documents": len(found)}
+        request.state.told = {**told, "read_ms": _since(begun)}
+        return DocumentsAnswered(version=snapshot.version, documents=found)
 
     @app.post("/v1/rerank", openapi_extra=needs("search"))
-    def put_in_order(body: RerankRequest) -> Reordered:
+    async def put_in_order(body: RerankRequest, request: HttpRequest) -> Reordered:
         """Score texts that need not be in the index. Nothing of them is kept."""
-        snapshot, encoder = parts.searcher.snapshot, parts.searcher.encoder
-        # Seconds of the model's time: two at once would only make searches wait longer.
-        if not reranking.acquire(blocking=False):
-            raise try_again("reranking", "Other texts are being put in order.", 1)
-        try:
-            texts = rerank(snapshot, encoder, encoder.encode_query(body.query), body.texts)
-        finally:
-            reranking.release()
+        deadline = parts.deadline(body.timeout_ms)
+        snapshot = await wanted_snapshot(parts, body, deadline)
+        begun = time.monotonic()
+        texts = await in_thread(partial(_rerank, parts, reranking, snapshot, body, deadline), deadline)
+        request.state.told = {"version": snapshot.version, "texts": len(body.texts), "rerank_ms": _since(begun)}
         return Reordered(version=snapshot.version, texts=texts)
+
+
+def _columns(snapshot: Snapshot, tenant: Filter | None) -> list[ColumnDescription]:
+    known = snapshot.columns if tenant is None else snapshot.columns_of(tenant)
+    return [ColumnDescription(name=one.name, kinds=list(one.kinds), types=list(one.types)) for one in known.values()]
+
+
+def _documents(snapshot: Snapshot, ids: list[str], tenant: Filter | None) -> list[Document]:
+    own = None if tenant is None else snapshot.within(None, tenant)
+    return fetch_documents(snapshot, ids, own)
+
+
+def _rerank(
+    parts: Parts, reranking: threading.Lock, snapshot: Snapshot, body: RerankRequest, deadline: float
+) -> list[Reranked]:
+    # Seconds of the model's time: two at once would only make searches wait longer.
+    if not reranking.acquire(blocking=False):
+        raise try_again("reranking", "Other texts are being put in order.", 1)
+    try:
+        encoder = parts.searcher.encoder
+        vectors = encoder.encode_query(body.query)
+        return rerank(snapshot, encoder, vectors, body.texts, partial(_refuse_late, deadline))
+    finally:
+        reranking.release()
+
+
+def _refuse_late(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise Expired
+
+
+def _since(begun: float) -> float:
+    return round(1000 * (time.monotonic() - begun), 3)

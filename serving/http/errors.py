@@ -30,6 +30,13 @@ class ErrorAnswer(BaseModel):
     detail: list[Fault] = Field(description="The faults of a malformed request, one by one")
 
 
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorAnswer, "description": "The request cannot be answered as it is"},
+    "5XX": {"model": ErrorAnswer, "description": "It may be later: see Retry-After"},
+}
+"""What every route may answer instead of a success."""
+
+
 class Refusal(Exception):
     """An answer that is no success."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Response
 
+from serving.http.errors import try_again
 from serving.http.parts import Parts
 from serving.http.routes import needs
 
@@ -11,12 +12,17 @@ from serving.http.routes import needs
 def add_routes(app: FastAPI, parts: Parts) -> None:
     """Live, ready, and the numbers."""
 
-    # A Searcher exists only with an opened snapshot, and a server that drains closes its port first: to answer at
-    # all is to be ready.
     @app.get("/health/live", openapi_extra=needs("none"), status_code=204)
+    async def live() -> Response:
+        """No content: to answer at all is to live."""
+        return Response(status_code=204)
+
+    # A Searcher exists only with an opened snapshot, and a server that drains closes its port first.
     @app.get("/health/ready", openapi_extra=needs("none"), status_code=204)
-    async def health() -> Response:
-        """No content: the status says it all."""
+    async def ready() -> Response:
+        """No content, or 503 where a query would not be answered: the worker is dead, or the server is stopping."""
+        if not parts.batcher.is_ready:
+            raise try_again("not_ready", "No query is answered: the worker has ended.", 5)
         return Response(status_code=204)
 
     @app.get("/metrics", openapi_extra=needs("admin"))

@@ -21,6 +21,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         """What is served: version, size, encoder. To a key of one tenant, without what counts others' documents."""
         counted = tenant_of(request) is None
         manifest, fault = parts.searcher.snapshot.manifest, parts.searcher.fault
+        request.state.told = {"version": manifest.version}
         return IndexDescription(
             index=parts.address,
             version=manifest.version,
@@ -39,6 +40,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         """The newest versions that the index retains: what `version` of a search may name."""
         counted = tenant_of(request) is None
         served, found = parts.searcher.snapshot.version, parts.searcher.retained(limit)
+        request.state.told = {"version": served}
         tags = found[0].tags if found else {}
         described = [
             VersionDescription(

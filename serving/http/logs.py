@@ -6,16 +6,21 @@ import json
 import logging
 from datetime import UTC, datetime
 
+from serving.faults import places_of
+
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON object: when, how bad, where from, what; and the fields of a request's line."""
+    """A record as one JSON object: when, how bad, where from, what; and the fields of a request's line.
+
+    Of an error its kind and places: what uvicorn logs has a trace with it, whose message may quote a text.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"at": at, "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
         line |= getattr(record, "line", {})
-        if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1]:
+            line["error"] = places_of(record.exc_info[1])
         return json.dumps(line, default=str)
 
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
 
-from serving.http.routes import needs
+from serving.http.routes import needs, scope_of
 
 STATIC = Path(__file__).parent.parent / "static"
 # The page runs its own script and asks its own server: what a document could smuggle in would have no effect.
@@ -24,8 +24,8 @@ _ONLY_OURS = {
 _SWAGGER = Path(fastapi_offline.__file__).parent / "static"
 
 
-def add_routes(app: FastAPI) -> None:
-    """The search page, the description of the API, and the page to try it."""
+def add_routes(app: FastAPI, *, with_keys: bool) -> None:
+    """The search page, the description of the API, and the page to try it, which asks for a key where one is needed."""
 
     @app.get("/", include_in_schema=False, openapi_extra=needs("none"))
     async def page() -> FileResponse:
@@ -41,7 +41,10 @@ def add_routes(app: FastAPI) -> None:
 
     @app.get("/openapi.json", include_in_schema=False, openapi_extra=needs("none"))
     async def description() -> dict[str, Any]:
-        return app.openapi()
+        described = app.openapi()  # made once, and kept by the application
+        if with_keys:
+            _describe_keys(described)
+        return described
 
     @app.get("/docs", include_in_schema=False, openapi_extra=needs("none"))
     async def docs() -> HTMLResponse:
@@ -56,3 +59,13 @@ def add_routes(app: FastAPI) -> None:
     @app.get("/docs/{name}", include_in_schema=False, openapi_extra=needs("none"))
     async def asset(name: Literal["swagger-ui-bundle.js", "swagger-ui.css"]) -> FileResponse:
         return FileResponse(_SWAGGER / name)
+
+
+def _describe_keys(description: dict[str, Any]) -> None:
+    """Say of each operation whether it needs a key, so that the page to try the API asks for one."""
+    scheme = {"type": "http", "scheme": "bearer", "description": "An API key: colonnade keys make"}
+    description.setdefault("components", {})["securitySchemes"] = {"key": scheme}
+    for operations in description["paths"].values():
+        for operation in operations.values():
+            if scope_of(operation) != "none":
+                operation["security"] = [{"key": []}]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from index_format.filters import Filter
-from serving.batcher import Batcher
+from serving.batcher import Batcher, Overloaded
 from serving.metrics import Metrics
 from serving.searcher import Refresher, Searcher
 from serving.shadow import ShadowCheck
@@ -20,8 +23,9 @@ class Settings:
     """Numbers that an operator may want otherwise.
 
     refresh_seconds: how often a newer version is looked for. deadline_ms: how long a request may take, at most.
-    queue_limit: how many queries may wait. body_bytes, body_seconds: of one request. shadow_share: of the queries
-    whose recall is checked afterwards. tenant_column: the metadata column that tells whose a document is.
+    queue_limit: how many queries may wait, and as many requests for a version. body_bytes, body_seconds: of one
+    request. shadow_share: of the queries whose recall is checked afterwards. tenant_column: the metadata column that
+    tells whose a document is.
     """
 
     refresh_seconds: float = 1.0
@@ -71,9 +75,31 @@ class Writer(Protocol):
         ...
 
 
+class Waiters:
+    """How many requests wait for something else than the batcher: bounded, as its queue is. Of the event loop alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting = 0
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Count a request while it waits. Raises Overloaded where too many do."""
+        if self._waiting >= self._limit:
+            raise Overloaded(1.0)
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a running server. address: the index's, as the user typed it."""
+    """The parts of a running server. address: the index's, as the user typed it.
+
+    opening: the one thread for what reads for seconds (old versions, words), so that it keeps no other from working.
+    """
 
     searcher: Searcher
     address: str
@@ -82,6 +108,8 @@ class Parts:
     batcher: Batcher
     refresher: Refresher
     shadow: ShadowCheck
+    waiters: Waiters
+    opening: ThreadPoolExecutor
 
     def deadline(self, timeout_ms: int | None) -> float:
         """The moment, of `time.monotonic`, at which a request that came now is worth nothing any more."""

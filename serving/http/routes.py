@@ -10,9 +10,8 @@ import asyncio
 import logging
 import re
 import time
-import traceback
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -24,6 +23,8 @@ from starlette.types import Message, Receive
 
 from index_format.errors import ColonnadeError, InputError
 from index_format.filters import Comparison, Filter
+from serving.batcher import Batcher, Overloaded
+from serving.faults import places_of, ran_out_of_memory
 from serving.http.errors import Refusal, from_http, from_validation, try_again
 from serving.http.parts import Settings
 from serving.keys import Key, KeyRing
@@ -31,7 +32,7 @@ from serving.metrics import Metrics
 
 Scope = Literal["search", "write", "admin", "none"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-_SCOPE = "x-scope"
+_SCOPE, _QUEUED = "x-scope", "x-queued"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _log = logging.getLogger("colonnade.http")
@@ -39,11 +40,25 @@ _log = logging.getLogger("colonnade.http")
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What every request passes. ring: None where no keys are asked for."""
+    """What every request passes. ring: None where no keys are asked for. hosts: None where any name will do."""
 
     ring: KeyRing | None
+    hosts: frozenset[str] | None
     metrics: Metrics
     settings: Settings
+    batcher: Batcher
+
+    def refuse_other_name(self, request: Request) -> None:
+        """Raise Refusal where a page of another site may have made its name point to this machine (DNS rebinding)."""
+        if self.hosts is None:
+            return
+        name = re.sub(r":\d*$", "", request.headers.get("host", "")).rstrip(".").lower()
+        if name not in self.hosts:
+            message = (
+                f"This server has no keys, so it answers only to {', '.join(sorted(self.hosts))}. "
+                "Ask it by one of them, or start it with --keys, or with --insecure to answer to any name."
+            )
+            raise Refusal(421, "misdirected_request", message)
 
     def admit(self, request: Request, scope: Scope) -> Key | None:
         """The key that a request came with, where one is needed. Raises Refusal."""
@@ -68,9 +83,18 @@ class Gate:
         return Comparison(op="==", column=self.settings.tenant_column, value=key.tenant)
 
 
-def needs(scope: Scope) -> dict[str, Any]:
-    """What a route passes as `openapi_extra`, so that its scope stands in the description of the API, too."""
-    return {_SCOPE: scope}
+def needs(scope: Scope, *, queued: bool = False) -> dict[str, Any]:
+    """What a route passes as `openapi_extra`, so that its scope stands in the description of the API, too.
+
+    queued: whether it asks the batcher, and so is refused before its body is read while the queue is full.
+    """
+    return {_SCOPE: scope, _QUEUED: True} if queued else {_SCOPE: scope}
+
+
+def scope_of(operation: Mapping[str, Any]) -> Scope:
+    """What an operation of the API's description needs."""
+    scope: Scope = operation[_SCOPE]
+    return scope
 
 
 def tenant_of(request: Request) -> Filter | None:
@@ -87,6 +111,7 @@ class ScopedRoute(APIRoute):
         if scope not in SCOPES:
             raise TypeError(f"route {path}: declare its scope, openapi_extra=needs(...) with one of {SCOPES}.")
         self.needed_scope: Scope = scope
+        self.is_queued = bool((settings.get("openapi_extra") or {}).get(_QUEUED))
         super().__init__(path, endpoint, **settings)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -97,8 +122,11 @@ class ScopedRoute(APIRoute):
             start = time.perf_counter()
             request.state.told = {}
             try:
+                gate.refuse_other_name(request)
                 request.state.key = key = gate.admit(request, self.needed_scope)
                 request.state.tenant = gate.tenant(key)
+                if self.is_queued:
+                    gate.batcher.refuse_when_full()
                 receive = bounded(request.receive, request, gate.settings)
                 response = await answer(Request(request.scope, receive))
             except Exception as error:  # noqa: BLE001  # whatever it is, the client gets no trace of it
@@ -109,9 +137,15 @@ class ScopedRoute(APIRoute):
         return handle
 
     def _refusal(self, error: Exception, request: Request, metrics: Metrics) -> Refusal:
+        if ran_out_of_memory(error):  # before InputError, as which the encoder tells it for those who build
+            metrics.faults.labels(self.path).inc()
+            log_fault(error, f"{request.method} {self.path}")
+            return try_again("out_of_memory", "Memory ran out for this request. Come back later, or ask for less.", 5)
         match error:
             case Refusal():
                 return error
+            case Overloaded():
+                return try_again("overloaded", "Too many requests wait. Come back later.", error.seconds)
             case RequestValidationError():
                 return from_validation(error)
             case HTTPException():
@@ -167,6 +201,4 @@ def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
 
 def log_fault(error: BaseException, where: str) -> None:
     """The kind and the place of an unexpected error; never its message, which may quote a query or a document."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = " < ".join(f"{frame.name}:{frame.lineno} of {frame.filename.rpartition('/')[2]}" for frame in frames[::-1])
-    _log.error("%s failed with %s at %s", where, type(error).__name__, places)
+    _log.error("%s failed with %s", where, places_of(error))

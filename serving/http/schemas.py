@@ -55,6 +55,13 @@ class Versioned(Request):
         default=None, strict=True, ge=1, le=MAX_VERSION, description="At least this one: to read what you just wrote"
     )
 
+    @field_validator("min_version")
+    @classmethod
+    def _one_wish(cls, least: int | None, others: ValidationInfo) -> int | None:
+        if least is not None and others.data.get("version") is not None:
+            raise ValueError("give 'version' or 'min_version', not both")
+        return least
+
 
 class Hybrid(Request):
     """How BM25 and MaxSim become one score."""
@@ -160,6 +167,7 @@ class BatchAnswered(BaseModel):
 class Encoded(BaseModel):
     """The token vectors of each text, as /v1/search takes them."""
 
+    version: int = Field(description="The index version that is served, whose vectors these can be compared with")
     encoder: str
     dim: int
     vectors: list[list[list[float]]]

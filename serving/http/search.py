@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from index_format.filters import Filter
 from serving.batcher import Ask, Done
+from serving.http.errors import wrong_field
 from serving.http.parts import Parts
 from serving.http.routes import needs, tenant_of
 from serving.http.schemas import (
@@ -38,40 +39,50 @@ _OPTIONAL = {"title", "text", "metadata"}
 def add_routes(app: FastAPI, parts: Parts) -> None:
     """Search, several at once, and encode."""
 
-    @app.post("/v1/search", openapi_extra=needs("search"), response_model=Answered)
+    @app.post("/v1/search", openapi_extra=needs("search", queued=True), response_model=Answered)
     async def search(body: SearchRequest, request: Request) -> Response:
         """The best passages for a text, or for its token vectors."""
         deadline = parts.deadline(body.timeout_ms)
         snapshot = await wanted_snapshot(parts, body, deadline)
         if body.hybrid:
-            await wait_for_words(snapshot, deadline)
+            await wait_for_words(parts, snapshot, deadline)
         (done,) = await answers(parts, request, await _asks(parts, [body], snapshot, request), deadline)
         answer: Answer = done.value
         told = {"version": answer.version, "k": body.k, "recall": body.recall, "scored": answer.scored}
         request.state.told = {**told, "hits": len(answer.hits), **_times(done)}
         return as_json(_answered(body, done))
 
-    @app.post("/v1/batch-search", openapi_extra=needs("search"), response_model=BatchAnswered)
+    @app.post("/v1/batch-search", openapi_extra=needs("search", queued=True), response_model=BatchAnswered)
     async def batch_search(body: BatchSearchRequest, request: Request) -> Response:
         """Several questions; all answers come from one version."""
+        _refuse_more(parts, "queries", len(body.queries))
         deadline = parts.deadline(body.timeout_ms)
         snapshot = await wanted_snapshot(parts, body, deadline)
         if any(one.hybrid for one in body.queries):
-            await wait_for_words(snapshot, deadline)
+            await wait_for_words(parts, snapshot, deadline)
         asks = await _asks(parts, body.queries, snapshot, request)
         done = await answers(parts, request, asks, deadline)
-        request.state.told = {"version": snapshot.version, "queries": len(asks)}
+        request.state.told = {"version": snapshot.version, "queries": len(asks), **_times_together(done)}
         answered = [_answered(*pair) for pair in zip(body.queries, done, strict=True)]
         return as_json({"version": snapshot.version, "answers": answered})
 
-    @app.post("/v1/encode", openapi_extra=needs("search"), response_model=Encoded)
+    @app.post("/v1/encode", openapi_extra=needs("search", queued=True), response_model=Encoded)
     async def encode(body: EncodeRequest, request: Request) -> Response:
         """The token vectors of queries, as /v1/search takes them."""
+        _refuse_more(parts, "texts", len(body.texts))
         asks = [Ask(text, None, _as_list) for text in body.texts]
         done = await answers(parts, request, asks, parts.deadline(body.timeout_ms))
-        request.state.told = {"queries": len(asks), **_times(done[0])}
-        encoder = parts.searcher.snapshot.manifest.encoder
-        return as_json({"encoder": encoder.name, "dim": encoder.dim, "vectors": [one.value for one in done]})
+        manifest = parts.searcher.snapshot.manifest
+        request.state.told = {"version": manifest.version, "queries": len(asks), **_times_together(done)}
+        told = {"version": manifest.version, "encoder": manifest.encoder.name, "dim": manifest.encoder.dim}
+        return as_json({**told, "vectors": [one.value for one in done]})
+
+
+def _refuse_more(parts: Parts, field: str, count: int) -> None:
+    """Raise Refusal for what would never find room in the queue, not even in an empty one."""
+    most = parts.settings.queue_limit
+    if count > most:
+        raise wrong_field(field, f"at most {most} at once, for no more may wait (serve --queue); got {count}")
 
 
 async def _asks(parts: Parts, questions: Sequence[Question], snapshot: Snapshot, request: Request) -> list[Ask]:
@@ -119,7 +130,16 @@ def _hits(hits: list[Hit], fields: list[HitField] | None) -> Any:
 
 
 def _times(done: Done) -> dict[str, float]:
-    spent = {"queue_ms": done.queue_ms, "encode_ms": done.encode_ms, "search_ms": done.work_ms}
+    return _rounded({"queue_ms": done.queue_ms, "encode_ms": done.encode_ms, "search_ms": done.work_ms})
+
+
+def _times_together(several: Sequence[Done]) -> dict[str, float]:
+    """Of questions that came together: the longest wait, the longest encoding, and all searches, one after another."""
+    longest = {"queue_ms": max(one.queue_ms for one in several), "encode_ms": max(one.encode_ms for one in several)}
+    return _rounded({**longest, "search_ms": sum(one.work_ms for one in several)})
+
+
+def _rounded(spent: dict[str, float]) -> dict[str, float]:
     return {name: round(milliseconds, 3) for name, milliseconds in spent.items()}
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from fastapi import Request
 
-from index_format.errors import ColonnadeError
-from serving.batcher import Ask, Done, Expired, Job, Overloaded
+from index_format.errors import ColonnadeError, EncoderMismatch, ObjectMissing, StorageError
+from serving.batcher import Ask, Done, Expired
 from serving.http.errors import Refusal, try_again
 from serving.http.parts import Parts
 from serving.http.schemas import Versioned
 from serving.snapshot import Snapshot
 
 VERSION_SECONDS = 5.0  # as long as a commit takes to be searchable, at the default settings
-_LOOK_SECONDS = 0.01
+_LOOK_SECONDS = 0.02
+_UNWATCHED_SECONDS = 0.05
+
+Result = TypeVar("Result")
 
 
 async def wanted_snapshot(parts: Parts, wanted: Versioned, deadline: float) -> Snapshot:
@@ -27,16 +31,21 @@ async def wanted_snapshot(parts: Parts, wanted: Versioned, deadline: float) -> S
     least = wanted.min_version or 0
     if parts.searcher.snapshot.version < least:
         parts.refresher.look_now()
-        until = min(deadline, time.monotonic() + VERSION_SECONDS)
-        while parts.searcher.snapshot.version < least:
-            if time.monotonic() > until:
-                message = f"Version {parts.searcher.snapshot.version} is served, and not yet {least} or later."
-                raise try_again("version_not_served", message, 1)
-            await asyncio.sleep(_LOOK_SECONDS)
+        with parts.waiters.one_more():
+            await _at_least(parts, least, deadline)
     return parts.searcher.snapshot
 
 
-async def wait_for_words(snapshot: Snapshot, deadline: float) -> None:
+async def _at_least(parts: Parts, least: int, deadline: float) -> None:
+    until = min(deadline, time.monotonic() + VERSION_SECONDS)
+    while parts.searcher.snapshot.version < least:
+        if time.monotonic() > until:
+            message = f"Version {parts.searcher.snapshot.version} is served, and not yet {least} or later."
+            raise try_again("version_not_served", message, 1)
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def wait_for_words(parts: Parts, snapshot: Snapshot, deadline: float) -> None:
     """Until the words of a snapshot are at hand, off the worker. Raises Refusal when that takes too long.
 
     Once they are, those of later versions are made before these are served.
@@ -44,61 +53,88 @@ async def wait_for_words(snapshot: Snapshot, deadline: float) -> None:
     if snapshot.has_words:
         return
     try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            await asyncio.to_thread(lambda: snapshot.words)
+        await _in_turn(parts, lambda: snapshot.words, deadline)
     except TimeoutError:
         raise try_again("words_not_ready", "The words of this version are being counted, for BM25.", 5) from None
 
 
 async def _exact(parts: Parts, version: int, deadline: float) -> Snapshot:
+    held = parts.searcher.held(version)
+    if held is not None:
+        return held
     try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            return await asyncio.to_thread(parts.searcher.at_version, version)
+        return await _in_turn(parts, partial(parts.searcher.at_version, version), deadline)
     except TimeoutError:
         raise try_again("version_not_open", f"Version {version} is being opened, which takes a while.", 5) from None
-    except ColonnadeError:
+    except EncoderMismatch as error:
+        raise Refusal(409, "other_encoder", str(error)) from None
+    except ColonnadeError as error:
+        if isinstance(error, StorageError) and not isinstance(error, ObjectMissing):
+            raise
         message = f"Version {version} is not retained, or its files are gone; GET /v1/versions lists what there is."
         raise Refusal(404, "version_not_retained", message) from None
 
 
-async def answers(parts: Parts, request: Request, asks: Sequence[Ask], deadline: float) -> list[Done]:
-    """What the batcher makes of the asks. Raises Refusal when it is busy, too late, or nobody waits any more."""
+async def _in_turn(parts: Parts, work: Callable[[], Result], deadline: float) -> Result:
+    """What `work` returns, once all that was asked for before it is read. Raises TimeoutError, and what it raises."""
+    with parts.waiters.one_more():
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await asyncio.get_running_loop().run_in_executor(parts.opening, work)
+
+
+async def in_thread(work: Callable[[], Result], deadline: float) -> Result:
+    """What `work` returns, off the event loop. Raises Refusal at the deadline, and what it raises."""
     try:
-        jobs = parts.batcher.submit(asks, deadline)
-    except Overloaded as error:
-        raise try_again("overloaded", "Too many queries wait. Come back later.", error.seconds) from None
-    everything = asyncio.ensure_future(_all(jobs))
-    gone = asyncio.ensure_future(_gone(request))
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await asyncio.to_thread(work)
+    except (TimeoutError, Expired):
+        raise too_late() from None
+
+
+def too_late() -> Refusal:
+    """The answer at the deadline."""
+    return Refusal(504, "deadline_exceeded", "The deadline passed before there was an answer.")
+
+
+async def answers(parts: Parts, request: Request, asks: Sequence[Ask], deadline: float) -> list[Done]:
+    """What the batcher makes of the asks.
+
+    Raises Overloaded where it is busy, and Refusal when it is too late, or nobody waits any more.
+    """
+    jobs = parts.batcher.submit(asks, deadline)
+    waiting = [asyncio.wrap_future(job.future) for job in jobs]
+    try:
+        # Most are answered before it would be worth a task to hear of a client that went away.
+        await asyncio.wait(waiting, timeout=min(_UNWATCHED_SECONDS, deadline - time.monotonic()))
+        if not all(one.done() for one in waiting):
+            await _unless_gone(request, waiting, deadline)
+        failed = [error for error in (one.exception() for one in waiting) if error is not None]
+        if failed:
+            raise failed[0]
+        return [one.result() for one in waiting]
+    except Expired:
+        raise too_late() from None
+    finally:
+        for job in jobs:
+            job.abandoned = True
+        for one in waiting:
+            one.cancel()
+
+
+async def _unless_gone(request: Request, waiting: Sequence[asyncio.Future[Done]], deadline: float) -> None:
+    """Until all are settled. Raises Expired at the deadline, and Refusal when the client went away."""
+    everything, gone = asyncio.ensure_future(asyncio.wait(waiting)), asyncio.ensure_future(_gone(request))
     either: set[asyncio.Future[Any]] = {everything, gone}
     try:
         await asyncio.wait(either, timeout=deadline - time.monotonic(), return_when="FIRST_COMPLETED")
         if everything.done():
-            return everything.result()
+            return
         if gone.done():
             raise Refusal(499, "client_gone", "Nobody waits for this answer.")
         raise Expired
-    except Expired:
-        raise Refusal(504, "deadline_exceeded", "The deadline passed before there was an answer.") from None
     finally:
-        _let_go(jobs, everything, gone)
-
-
-async def _all(jobs: Sequence[Job]) -> list[Done]:
-    """What all jobs returned. Raises what one of them raised, once all are settled: none is left unheard."""
-    settled = await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs), return_exceptions=True)
-    done = []
-    for one in settled:
-        if isinstance(one, BaseException):
-            raise one
-        done.append(one)
-    return done
-
-
-def _let_go(jobs: Sequence[Job], *waiting: asyncio.Future[Any]) -> None:
-    for job in jobs:
-        job.abandoned = True
-    for one in waiting:
-        one.cancel()
+        everything.cancel()
+        gone.cancel()
 
 
 async def _gone(request: Request) -> None:

@@ -9,7 +9,8 @@ const FORMS = {  // for each kind of column: what can be asked, and the expressi
   boolean: [["true", "is true"], ["false", "is false"]],
   every: [["is_null", "has no value"], ["value", "has a value"]],
 };
-const state = { k: PAGE, columns: [], answer: null, pinned: null, asking: null };
+// typed: the filter that came from a link or was typed; conditions are added to it.
+const state = { k: PAGE, columns: [], answer: null, pinned: null, asking: null, typed: "" };
 const byId = (id) => document.getElementById(id);
 
 function element(name, text, className) {
@@ -107,7 +108,8 @@ function wordButton(word) {
   button.type = "button";
   button.setAttribute("aria-pressed", "false");
   const now = () => highlight(word.tokens, button), back = () => highlight(state.pinned?.tokens, state.pinned?.button);
-  button.addEventListener("pointerenter", now);
+  // A finger enters and leaves with each touch, and rests on nothing: there a touch pins.
+  button.addEventListener("pointerenter", (event) => { if (event.pointerType !== "touch") now(); });
   button.addEventListener("focus", now);
   button.addEventListener("pointerleave", back);
   button.addEventListener("blur", back);
@@ -221,10 +223,29 @@ function condition(row) {
   return value === "" ? null : { op, column, value: typed(value) };
 }
 
+// The conditions beside what was typed, which stays as it is; where that is not JSON nothing can stand beside it.
 function writeExpression() {
   const filters = [...byId("conditions").children].map(condition).filter(Boolean);
-  const joined = filters.length > 1 ? { op: byId("joined").value, filters } : filters[0];
-  byId("expression").value = joined ? JSON.stringify(joined) : "";
+  const typed = parsed(state.typed);
+  if (typed === undefined) return;
+  if (!filters.length) return setExpression(state.typed);
+  if (typed !== null) filters.unshift(typed);
+  setExpression(JSON.stringify(filters.length > 1 ? { op: byId("joined").value, filters } : filters[0]));
+}
+
+function parsed(text) {
+  try { return text.trim() ? JSON.parse(text) : null; } catch { return undefined; }
+}
+
+function setExpression(text) {
+  byId("expression").value = text;
+  markFiltered();
+}
+
+// What is typed takes the place of the conditions, which would say something else beside it.
+function takeTyped(text) {
+  state.typed = text;
+  byId("conditions").replaceChildren();
   markFiltered();
 }
 
@@ -248,9 +269,10 @@ const run = () => search().catch(fail);
 async function begin() {
   const asked = new URLSearchParams(location.search);
   byId("query").value = asked.get("q") || "";
-  byId("expression").value = asked.get("filter") || "";
+  setExpression(asked.get("filter") || "");
+  takeTyped(byId("expression").value);
+  byId("filter").open = Boolean(state.typed);
   byId("ranked").value = ["rank", "weight"].find((by) => by === asked.get("hybrid")) || "";
-  markFiltered();
   const description = await describe();
   if (byId("query").value) await search();
   else tell(description);
@@ -261,7 +283,7 @@ byId("more").addEventListener("click", () => { state.k = Math.min(MOST, state.k 
 byId("ranked").addEventListener("change", () => { state.k = PAGE; run(); });
 byId("add").addEventListener("click", addCondition);
 byId("joined").addEventListener("change", writeExpression);
-byId("expression").addEventListener("input", markFiltered);
+byId("expression").addEventListener("input", () => takeTyped(byId("expression").value));
 byId("entry").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("key", byId("key").value.trim());

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -15,14 +16,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from colonnade.client import Client, Refused
-from encoding.encoder import load_encoder
+from encoding.encoder import load_encoder, load_encoder_of
 from index_format.index import Index
 from serving.keys import make_key, write_keys
+from tests.colonnade.command import runner
 from tests.serving.vectors import add_texts
 
 COLONNADE = str(Path(sys.executable).with_name("colonnade"))
@@ -42,6 +45,65 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
     (folder / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
     return folder / "cert.pem", folder / "key.pem"
+
+
+def test_a_gpu_is_left_alone_where_the_processor_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by the encoder: serve and search say so to it. This torch would fail on a GPU that it is told is there."""
+    index = Index.at(tmp_path / "index")
+    add_texts(index, load_encoder("embedded"), {"bees": "Bees make honey."})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    record = index.current().encoder
+    assert load_encoder_of(record, None, "cpu").device.type == "cpu"
+    run, before = runner(monkeypatch), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    assert run("search", index.address, "honey", "--device", "cpu").code == 0
+    try:
+        with socket.create_server(
+            ("127.0.0.1", 0)
+        ) as taken:  # it ends once it wants to listen, with its encoder loaded
+            port = taken.getsockname()[1]
+            told = run("serve", index.address, "--device", "cpu", "--port", port)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert "cannot listen" in told.err
+
+
+@pytest.mark.slow
+def test_a_server_of_a_bucket_follows_it(fresh_s3_address: str, tmp_path: Path) -> None:
+    """A new version of an index in S3 is fetched, and answers; keys on an open network are warned of once."""
+    encoder, index = load_encoder("embedded"), Index.at(fresh_s3_address)
+    add_texts(index, encoder, {"bees": "Bees make honey."})
+    key, secret = make_key("us", ["search"])
+    write_keys(tmp_path / "keys.json", [key])
+    command = [
+        COLONNADE,
+        "serve",
+        fresh_s3_address,
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+        "--keys",
+        tmp_path / "keys.json",
+    ]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([str(one) for one in command], stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert process.stdout is not None
+        told = re.search(r"http://0\.0\.0\.0:(\d+)", process.stdout.readline())
+        assert told is not None
+        with Client(f"http://127.0.0.1:{told.group(1)}", key=secret, attempts=20) as client:
+            assert client.search("honey", k=1).version == 1
+            published = add_texts(index, encoder, {"ice": "Ice floats on the water."})
+            assert published is not None
+            found = client.search("What floats?", k=1, min_version=published.version)
+            assert (found.version, found.hits[0].document_id) == (2, "ice")
+            assert client.fetch(["ice"], min_version=2).documents[0].text == "Ice floats on the water."
+    finally:
+        process.terminate()
+        process.wait(30)
+    warned = [line for line in (tmp_path / "log").read_text().splitlines() if "unencrypted" in line]
+    assert len(warned) == 1
 
 
 @pytest.mark.slow

@@ -13,11 +13,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 import serving.http.app
+from colonnade.server import Place
 from encoding.encoder import Encoder
 from index_format.index import Index
 from serving.http.app import make_app
 from serving.http.pages import STATIC
+from serving.http.parts import Settings
 from serving.http.schemas import MAX_QUERY_CHARACTERS
+from serving.keys import KeyRing, make_key, write_keys
 from serving.search import MAX_K
 from serving.searcher import Searcher
 from tests.serving.vectors import add_texts
@@ -213,6 +216,55 @@ def test_the_api_describes_itself_without_the_internet(client: TestClient) -> No
     assert client.get("/docs/favicon.png").status_code == 422
 
 
+def test_the_api_describes_its_refusals(client: TestClient) -> None:
+    """Every operation may answer with the shape that refusals have, and none says otherwise."""
+    described = client.get("/openapi.json").json()
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            for status in ("4XX", "5XX"):
+                shape = operation["responses"][status]["content"]["application/json"]["schema"]
+                assert shape == {"$ref": "#/components/schemas/ErrorAnswer"}, path
+            assert "422" not in operation["responses"], path
+    refused = client.post("/v1/search", json={}).json()
+    assert set(refused) == set(described["components"]["schemas"]["ErrorAnswer"]["required"])
+    assert "securitySchemes" not in described["components"]
+
+
+def test_the_page_to_try_the_api_takes_a_key(tmp_path: Path, encoder: Encoder) -> None:
+    """Where keys are asked for, each operation says whether it needs one."""
+    index = Index.at(tmp_path / "index")
+    add_texts(index, encoder, TEXTS)
+    write_keys(tmp_path / "keys.json", [make_key("us", ["search"])[0]])
+    with TestClient(make_app(Searcher(index, encoder), "i", keys=KeyRing(tmp_path / "keys.json"))) as guarded:
+        described = guarded.get("/openapi.json").json()
+    (scheme,) = described["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    needed = {path: "security" in one for path, ways in described["paths"].items() for one in ways.values()}
+    assert (needed["/v1/search"], needed["/metrics"], needed["/health/live"]) == (True, True, False)
+
+
+def test_a_server_without_keys_answers_by_its_own_names_alone(tmp_path: Path, encoder: Encoder) -> None:
+    """A page of another site, whose name was made to point here, is told why it is not answered."""
+    index = Index.at(tmp_path / "index")
+    add_texts(index, encoder, TEXTS)
+    app = make_app(Searcher(index, encoder), "i", hosts=Place("127.0.0.2", 8080).hosts())
+    with TestClient(app) as client:
+        for host in ("localhost", "LOCALHOST:8080", "127.0.0.1:80", "[::1]:8080", "127.0.0.2:8080", "localhost."):
+            assert client.get("/v1/index", headers={"Host": host}).status_code == 200, host
+        for host in (
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+            "::1",
+        ):
+            refused = client.get("/v1/index", headers={"Host": host})
+            assert (refused.status_code, refused.json()["code"]) == (421, "misdirected_request"), host
+            assert "--keys" in refused.json()["message"]
+    assert Place("0.0.0.0", 1, insecure=True).hosts() is Place("127.0.0.1", 1, keys=tmp_path).hosts() is None
+
+
 def test_the_page_is_served_and_loads_nothing_from_elsewhere(client: TestClient) -> None:
     """No address of another host stands in it, and its policy lets the browser ask none."""
     response = client.get("/")
@@ -266,6 +318,40 @@ def test_a_version_that_is_set_aside_is_told(tmp_path: Path, encoder: Encoder) -
     assert "00000000000000000002.json" in description["set_aside"]
 
 
+def _values(client: TestClient) -> dict[str, float]:
+    lines = client.get("/metrics").text.splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+def test_the_metrics_say_what_happened(tmp_path: Path, encoder: Encoder) -> None:
+    """Versions, lag, documents, filters that were met again, answers, and stages, by their values."""
+    index = Index.at(tmp_path / "index")
+    add_texts(index, encoder, TEXTS, year=2001)
+    searcher = Searcher(Index.at(index.address), encoder)
+    app = make_app(searcher, "i", Settings(refresh_seconds=3600))
+    body = {"query": "honey", "filter": {"op": "==", "column": "year", "value": 2001}}
+    hit, miss = 'colonnade_filter_lookups_total{result="hit"}', 'colonnade_filter_lookups_total{result="miss"}'
+    with TestClient(app) as client:
+        assert (_values(client)[hit], _values(client)[miss]) == (0, 0)
+        assert all(client.post("/v1/search", json=body).status_code == 200 for _ in range(3))
+        client.post("/v1/search", json={"k": 0})
+        told = _values(client)
+        assert (told[hit], told[miss]) == (2, 1)
+        assert told["colonnade_filter_cache_bytes"] > 0
+        assert told['colonnade_stage_seconds_count{stage="search"}'] == 3
+        assert told['colonnade_http_responses_total{route="/v1/search",status="200"}'] == 3
+        assert told['colonnade_http_responses_total{route="/v1/search",status="422"}'] == 1
+        assert (told["colonnade_documents"], told["colonnade_passages"]) == (4, 4)
+        assert told["colonnade_index_bytes"] == sum(file.size for file in index.current().files())
+        assert (told["colonnade_version"], told["colonnade_newest_version"], told["colonnade_lag_seconds"]) == (1, 1, 0)
+        index.store.create("manifests/00000000000000000002.json", b"{")
+        assert not searcher.refresh()
+        told = _values(client)
+        assert (told["colonnade_version"], told["colonnade_newest_version"]) == (1, 2)
+        assert told["colonnade_version_set_aside"] == 1
+        assert 0 < told["colonnade_lag_seconds"] < _values(client)["colonnade_lag_seconds"]
+
+
 def test_the_dashboard_asks_only_for_series_that_there_are(client: TestClient) -> None:
     """Every metric that a panel names is told by /metrics."""
     client.post("/v1/search", json={"query": "honey"})
@@ -274,3 +360,6 @@ def test_the_dashboard_asks_only_for_series_that_there_are(client: TestClient) -
     asked = {target["expr"] for panel in dashboard["panels"] for target in panel["targets"]}
     named = set(re.findall(r"\b(?:colonnade|process)_[a-z_]+", " ".join(asked)))
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in named} - {"process_resident_memory_bytes"} <= told
+    of_each = {"colonnade_swaps_total", "colonnade_documents", "colonnade_passages"}  # told, and on no panel
+    own = {name for name in told if name.startswith("colonnade_") and not name.endswith("_created")}
+    assert own - of_each <= {re.sub(r"_(bucket|sum|count)$", "", name) for name in named}

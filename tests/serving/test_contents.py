@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -129,6 +130,42 @@ def test_documents_are_fetched_by_id(client: TestClient) -> None:
         {"document_id": "lava", "title": None, "text": LAVA, "metadata": {"place": "island"}},
         {"document_id": "bees", "title": None, "text": BEES, "metadata": {"year": 2001, "place": "hive"}},
     ]
+
+
+def test_documents_columns_and_texts_are_of_the_version_that_was_asked_for(client: TestClient) -> None:
+    """Exactly one, or at least one, so that what was just written is read by its id; both at once is a mistake."""
+    ids = {"ids": ["gone", "lava"]}
+
+    def fetched(**more: int) -> tuple[int, list[str]]:
+        answer = client.post("/v1/documents/fetch", json={**ids, **more}).json()
+        return answer["version"], [one["document_id"] for one in answer["documents"]]
+
+    assert fetched(version=2) == (2, ["gone"])
+    assert fetched(min_version=4) == (4, ["lava"])
+    texts = {"query": "honey", "texts": [BEES]}
+    assert client.post("/v1/rerank", json={**texts, "version": 3}).json()["version"] == 3
+    assert client.get("/v1/columns?version=2").json()["version"] == 2
+    assert client.get("/v1/columns?min_version=3").json()["version"] == 4
+    assert client.post("/v1/encode", json={"texts": ["honey"]}).json()["version"] == 4
+    for path, body in (("documents/fetch", ids), ("rerank", texts), ("search", {"query": "honey"})):
+        refused = client.post(f"/v1/{path}", json={**body, "version": 3, "min_version": 3})
+        assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "min_version"])
+        assert client.post(f"/v1/{path}", json={**body, "version": 9}).status_code == 404
+        late = client.post(f"/v1/{path}", json={**body, "min_version": 9, "timeout_ms": 100})
+        assert (late.status_code, late.json()["code"]) == (503, "version_not_served")
+    assert client.get("/v1/columns?version=3&min_version=3").status_code == 422
+    assert client.get("/v1/columns?versoin=3").status_code == 422
+
+
+def test_putting_in_order_ends_at_its_deadline(client: TestClient) -> None:
+    """504, the work stops before its next batch, and the next request finds it free."""
+    texts = [f"{number} " + "words of a text " * 30 for number in range(90)]
+    late = client.post("/v1/rerank", json={"query": "honey", "texts": texts, "timeout_ms": 50})
+    assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+    until, status = time.monotonic() + 30, 503
+    while status == 503 and time.monotonic() < until:
+        status = client.post("/v1/rerank", json={"query": "honey", "texts": [BEES]}).status_code
+    assert status == 200
 
 
 @pytest.mark.parametrize("body", [{"ids": []}, {"ids": ["a"] * 1001}, {"ids": [1]}, {"ids": ["\ud800"]}, {}])

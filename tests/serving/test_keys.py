@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from serving.http.app import make_app
 from serving.http.logs import JsonLines
 from serving.http.parts import NewDocument, Settings, Written
 from serving.http.routes import SCOPES, ScopedRoute, needs
-from serving.keys import KeyRing, KeyScope, make_key, read_keys, write_keys
+from serving.keys import KeyRing, KeyScope, change_keys, make_key, read_keys, write_keys
 from serving.searcher import Searcher
 from tests.serving.vectors import add_texts
 
@@ -185,6 +187,61 @@ def test_neither_texts_nor_keys_are_logged(guarded: Guarded, caplog: pytest.LogC
     assert [line["status"] for line in lines] == [200, 422, 422, 422, 401, 200]
     assert lines[0]["request_id"] == "ours-1"
     assert {"version", "k", "hits", "queue_ms", "encode_ms", "search_ms", "total_ms", "key"} <= set(lines[0])
+
+
+def test_every_route_logs_its_version_and_times_and_no_text(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+    """One line each, whatever the body held; of an unexpected error kind and place alone, also by uvicorn's logger."""
+    secrets = {"search": "search", "write": "write", "admin": "admin"}
+    stages = {
+        "/v1/search": {"queue_ms", "encode_ms", "search_ms"},
+        "/v1/batch-search": {"queue_ms", "encode_ms", "search_ms"},
+        "/v1/encode": {"queue_ms", "encode_ms"},
+        "/v1/rerank": {"rerank_ms"},
+        "/v1/documents/fetch": {"read_ms"},
+    }
+    with caplog.at_level(logging.INFO, "colonnade"):
+        for route in _routes(guarded):
+            if route.needed_scope != "none":
+                header = {"Authorization": f"Bearer {guarded.secrets[secrets[route.needed_scope]]}"}
+                assert guarded.ask(route, header).is_success
+    lines = [record.line for record in caplog.records if hasattr(record, "line")]
+    assert {line["route"] for line in lines} == {one.path for one in _routes(guarded) if one.needed_scope != "none"}
+    for line in lines:
+        assert {"request_id", "status", "key", "total_ms"} <= set(line)
+        assert stages.get(line["route"], set()) <= set(line)
+        assert line["route"] == "/metrics" or line["version"] == 1
+    printed = "".join(JsonLines().format(record) for record in caplog.records)
+    assert "honey" not in printed
+    assert not any(secret in printed for secret in guarded.secrets.values())
+
+
+def test_the_trace_that_others_log_is_told_without_its_message() -> None:
+    """uvicorn logs an error with its trace, whose message may be a query."""
+    try:
+        try:
+            raise KeyError("canary")
+        except KeyError as error:
+            raise ValueError("canary, too") from error
+    except ValueError as error:
+        logged = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("uvicorn.error", logging.ERROR, "a.py", 1, "Exception in application", (), logged)
+    told = json.loads(JsonLines().format(record))
+    assert "canary" not in json.dumps(told)
+    assert re.fullmatch(
+        r"ValueError at test_the\S+ of test_keys.py; caused by KeyError at test_the\S+ .*", told["error"]
+    )
+
+
+def test_keys_that_are_made_at_once_are_all_kept(tmp_path: Path) -> None:
+    """Each change reads what the one before it wrote."""
+    file = tmp_path / "new" / "keys.json"
+    made = [make_key(str(number), ["search"])[0] for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: change_keys(file, lambda keys: [*keys, key]), made))
+    assert {key.id for key in read_keys(file)} == {key.id for key in made}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: change_keys(file, lambda keys: [one for one in keys if one != key]), made[1:]))
+    assert read_keys(file) == made[:1]
 
 
 def test_keys_are_made_listed_and_revoked(guarded: Guarded, tmp_path: Path) -> None:

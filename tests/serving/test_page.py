@@ -17,12 +17,12 @@ from index_format.index import Index
 from serving.http.app import make_app
 from serving.keys import KeyRing, make_key, write_keys
 from serving.searcher import Searcher
-from tests.browser import CHROMIUM, Page, browser
+from tests.browser import MAY_SKIP, Page, browser
 from tests.serving.vectors import add_texts
 
 HOSTILE = "Bees make honey 🐝 in hives. <script>document.title=1</script><img src=x onerror='document.title=2'>"
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(MAY_SKIP, reason="chromium is not installed")]
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +160,79 @@ def test_a_filter_is_built_from_the_columns(page: Page, address: str) -> None:
     page.wait_for("document.querySelectorAll('#hits li').length == 2")
     assert sorted(one[3:] for one in _headings(page)) == ["cats", "dogs"]
     assert json.loads(page.value("new URLSearchParams(location.search).get('filter')")) == expression
+
+
+def _add_condition(page: Page, column: str, form: str, value: str) -> None:
+    page.value("document.getElementById('add').click()")
+    page.value(
+        "(() => { const [column, form, value] = document.querySelector('.condition:last-child').children;"
+        f"column.value = '{column}'; column.dispatchEvent(new Event('change'));"
+        f"form.value = '{form}'; form.dispatchEvent(new Event('change'));"
+        f"value.value = '{value}'; value.dispatchEvent(new Event('input')); }})()"
+    )
+
+
+def _expression(page: Page) -> object:
+    return json.loads(page.value("document.getElementById('expression').value"))
+
+
+def test_a_filter_of_a_link_is_shown_as_it_is_and_conditions_are_added_to_it(page: Page, address: str) -> None:
+    """What the builder cannot say stays when a condition joins it, and when that goes again."""
+    linked = '{"op":  "not", "filter": {"op": "is_null", "column": "legs"}}'
+    _ask(page, address, "honey", filter=linked)
+    assert page.value("document.getElementById('filter').open")
+    assert page.value("document.getElementById('expression').value") == linked
+    page.value("document.getElementById('add').click()")
+    assert _expression(page) == json.loads(linked)
+    page.value("document.querySelector('.condition button').click()")
+    _add_condition(page, "legs", "<=", "4")
+    least = {"op": "<=", "column": "legs", "value": 4}
+    assert _expression(page) == {"op": "and", "filters": [json.loads(linked), least]}
+    page.value("document.querySelector('.condition button').click()")
+    assert page.value("document.getElementById('expression').value") == linked
+
+
+def test_a_filter_that_was_typed_stays_when_a_condition_is_added(page: Page, address: str) -> None:
+    """Typing takes the place of the conditions before it; those after it are joined to it."""
+    _ask(page, address, "honey")
+    page.value("document.getElementById('filter').open = true")
+    _add_condition(page, "home", "==", "hive")
+    page.value("document.getElementById('expression').focus(); document.getElementById('expression').select()")
+    page.type('{"op": "is_null", "column": "home"}')
+    assert page.value("document.querySelectorAll('.condition').length") == 0
+    _add_condition(page, "wild", "false", "")
+    page.value(
+        "(() => { const how = document.getElementById('joined'); how.value = 'or';"
+        "how.dispatchEvent(new Event('change')); })()"
+    )
+    assert _expression(page) == {
+        "op": "or",
+        "filters": [{"op": "is_null", "column": "home"}, {"op": "==", "column": "wild", "value": False}],
+    }
+
+
+def test_a_word_is_pinned_by_key_and_by_finger(page: Page, address: str) -> None:
+    """It stays lit while others are looked at, until it is let go of in the same way."""
+    _ask(page, address, "Bees with honey")
+    page.value("document.querySelector('#words button:first-child').focus()")
+    page.press("Enter")
+    page.press("Tab")
+    page.value("document.activeElement.blur()")
+    assert _matched(page) == ["Bees"]
+    assert page.value("document.querySelector('#words button:first-child').getAttribute('aria-pressed')") == "true"
+    page.look_like(360, 740, phone=True)
+    try:
+        _ask(page, address, "Bees with honey")
+        page.tap("#words button:last-child")
+        pressed = "document.querySelector('#words button:last-child').getAttribute('aria-pressed')"
+        page.wait_for(f"{pressed} == 'true'")
+        page.value("document.activeElement.blur()")
+        assert set(_matched(page)) == {"honey"}
+        page.tap("#words button:last-child")
+        page.wait_for(f"{pressed} == 'false'")
+        assert _matched(page) == []
+    finally:
+        page.look_like(1000, 800)
 
 
 def test_words_are_ranked_too_where_that_is_chosen(page: Page, address: str) -> None:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
+import msgspec
+import numpy as np
 import pytest
 
 from encoding.encoder import Encoder
 from index_format import keys
+from index_format.change import Origin
+from index_format.commit import commit
 from index_format.errors import EncoderMismatch, IndexCorrupt, IndexNotFound, StorageError
 from index_format.index import Index
 from index_format.manifest import FileRef, Manifest
+from index_format.reindex import replace_vectors
 from index_format.store import MemoryStore
 from serving.query import SearchQuery
 from serving.searcher import Refresher, Searcher
-from tests.serving.vectors import add_texts, make_recipe, random_documents, write_documents
-from tests.strategies import delete, publish
+from tests.serving.vectors import Document, add_texts, make_recipe, random_documents, write_documents
+from tests.strategies import addition, delete, publish
 
 FIRST = {"bees": "Bees make honey.", "warm": "A warm wind blows from the south."}
 SECOND = {"lava": "Lava flows from the volcano.", "ice": "Ice floats on the water."}
@@ -165,6 +172,87 @@ def test_a_version_whose_manifest_is_damaged_is_set_aside(index: Index, searcher
     assert not searcher.refresh()
     assert (searcher.fault and searcher.fault.version, searcher.snapshot.version) == (2, 1)
     assert _found(searcher) == set(FIRST)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(MemoryError(), "memory ran out"), (ValueError("honey"), "a fault in the server (ValueError)")]
+)
+def test_a_version_that_no_error_of_ours_refuses_is_set_aside_once(
+    index: Index, encoder: Encoder, caplog: pytest.LogCaptureFixture, error: Exception, told: str
+) -> None:
+    """Its reason tells the kind and not the message, it is not opened again at once, and the old version answers."""
+    tried = []
+
+    def fail(text: str) -> object:
+        tried.append(text)
+        raise error
+
+    own = copy.copy(encoder)
+    searcher = Searcher(Index.at(index.address), own)
+    own.encode_query = fail  # type: ignore[assignment,method-assign]
+    add_texts(index, encoder, SECOND)
+    with caplog.at_level(logging.ERROR, "colonnade.serving"):
+        assert [searcher.refresh(), searcher.refresh()] == [False, False]
+    assert searcher.fault is not None
+    assert (searcher.fault.version, searcher.snapshot.version, len(tried)) == (2, 1, 1)
+    assert told in searcher.fault.reason
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "fail:" in line
+    assert "honey" not in line + searcher.fault.reason
+    assert searcher.answer(SearchQuery("bees"), encoder.encode_query("bees")).version == 1
+
+
+def test_a_version_of_another_encoder_is_refused(tmp_path: Path, encoder: Encoder) -> None:
+    """After a reindex the versions before it hold vectors that say nothing of this encoder's queries."""
+    index, rng = Index.at(tmp_path / "index"), np.random.default_rng(1)
+    ours, theirs = encoder.record, msgspec.structs.replace(encoder.record, name="theirs", fingerprint="e" * 64)
+    documents = [Document("bees", [rng.normal(size=(4, 384)).astype(np.float32)], text="Bees make honey.")]
+    recipes = [make_recipe(index, documents[0].passages[0], bits=8, centroids=2, encoder=one) for one in (theirs, ours)]
+    publish(index, recipes[0], write_documents(index, recipes[0], documents))
+    made = addition(recipes[1], write_documents(index, recipes[1], documents))
+
+    def reindexed(base: Manifest | None) -> Manifest:
+        assert base is not None
+        return replace_vectors(index, base, base, made, Origin("reindex"))
+
+    commit(index.store, reindexed)
+    searcher = Searcher(index, encoder)
+    assert searcher.snapshot.version == 2
+    with pytest.raises(EncoderMismatch, match=rf"version 1 .*theirs.*{ours.name}"):
+        searcher.at_version(1)
+
+
+def test_the_lag_is_the_age_of_the_oldest_version_that_is_not_served(
+    index: Index, searcher: Searcher, encoder: Encoder
+) -> None:
+    """It grows while that is set aside, whatever comes later, and is nothing once the newest is served."""
+    assert (searcher.lag_seconds(), searcher.newest) == (0, 1)
+    published = add_texts(index, encoder, SECOND)
+    assert published is not None
+    before = _damage(index, published.segments[1].codes_file)
+    assert not searcher.refresh()
+    first = searcher.lag_seconds()
+    assert 0 < first < 60
+    time.sleep(0.05)
+    delete(index, "bees")
+    assert not searcher.refresh()
+    assert searcher.newest == 3
+    assert searcher.lag_seconds() >= first + 0.05
+    path = index.store.local_path(published.segments[1].codes_file.key)
+    assert path is not None
+    path.write_bytes(before)
+    delete(index, "warm")
+    assert searcher.refresh()
+    assert (searcher.lag_seconds(), searcher.newest) == (0, 4)
+
+
+def test_the_retained_versions_may_be_asked_for_by_many_at_once(index: Index, searcher: Searcher) -> None:
+    """With other limits, so that each forgets what the others read."""
+    for name in ("bees", "warm"):
+        delete(index, name)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: [one.version for one in searcher.retained(1 + n % 3)], range(300)))
+    assert found == [[3, 2, 1][: 1 + n % 3] for n in range(300)]
 
 
 def test_a_store_failure_is_not_held_against_the_version(tmp_path: Path, encoder: Encoder) -> None:

@@ -1,0 +1,153 @@
+"""The worker of the queue and the one of the shadow check outlive whatever they meet."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from encoding.encoder import Encoder
+from index_format.index import Index
+from serving.batcher import Ask, Batcher, Job, Overloaded, WorkerFault
+from serving.metrics import Metrics
+from serving.query import SearchQuery
+from serving.searcher import Answer, Searcher
+from serving.shadow import ShadowCheck
+from serving.snapshot import Snapshot
+from tests.serving.vectors import add_texts
+
+Vectors = NDArray[np.float32]
+
+
+class Panic(BaseException):
+    """As a tokenizer written in Rust raises it: no Exception."""
+
+
+class Encoding:
+    """Encodes when it may; refuses texts that are bad, and with them the batch that they are in."""
+
+    def __init__(self) -> None:
+        self.may_go = threading.Event()
+        self.batches: list[list[str]] = []
+
+    def __call__(self, texts: Sequence[str]) -> list[Vectors]:
+        self.batches.append(list(texts))
+        assert self.may_go.wait(30)
+        if "bad" in texts:
+            raise ValueError("bad")
+        return [np.zeros((1, 4), np.float32) for _ in texts]
+
+
+@contextmanager
+def working(encode: Callable[[Sequence[str]], list[Vectors]], limit: int = 8) -> Iterator[tuple[Batcher, Metrics]]:
+    metrics = Metrics()
+    batcher = Batcher(encode, metrics, limit)
+    batcher.start()
+    try:
+        yield batcher, metrics
+    finally:
+        batcher.stop()
+
+
+def _submit(batcher: Batcher, *texts: str, work: Callable[[Vectors], object] = lambda _: "done") -> list[Job]:
+    return batcher.submit([Ask(text, None, work) for text in texts], time.monotonic() + 60)
+
+
+def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_a_text_that_cannot_be_encoded_fails_alone() -> None:
+    """Those that waited with it are encoded each by itself, and answered."""
+    encoding = Encoding()
+    with working(encoding) as (batcher, _):
+        first = _submit(batcher, "first")
+        while not encoding.batches:
+            time.sleep(0.001)
+        jobs = _submit(batcher, "good", "bad", "good too")
+        encoding.may_go.set()
+        assert [job.future.result(30).value for job in (*first, jobs[0], jobs[2])] == ["done"] * 3
+        with pytest.raises(ValueError, match="bad"):
+            jobs[1].future.result(30)
+    assert encoding.batches == [["first"], ["good", "bad", "good too"], ["good"], ["bad"], ["good too"]]
+
+
+def test_the_worker_outlives_what_nobody_foresaw() -> None:
+    """Whoever is at hand is told, the fault is counted, and the next query is answered."""
+    encoding = Encoding()
+    encoding.may_go.set()
+
+    def panic(_: Vectors) -> object:
+        raise Panic
+
+    with working(encoding) as (batcher, metrics):
+        with pytest.raises(WorkerFault):
+            _submit(batcher, "a", work=panic)[0].future.result(30)
+        assert _submit(batcher, "b")[0].future.result(30).value == "done"
+        assert _value(metrics, "colonnade_faults_total", where="batcher") == 1
+        assert batcher.is_ready
+    assert not batcher.is_ready
+
+
+def test_a_full_queue_is_told_before_anything_is_read() -> None:
+    """With the time that what waits will take; and what is refused counts."""
+    encoding = Encoding()
+    with working(encoding, limit=2) as (batcher, metrics):
+        _submit(batcher, "at work")
+        while not encoding.batches:
+            time.sleep(0.001)
+        _submit(batcher, "waits")
+        batcher.refuse_when_full()
+        _submit(batcher, "waits too")
+        with pytest.raises(Overloaded):
+            batcher.refuse_when_full()
+        assert _value(metrics, "colonnade_rejected_queries_total") == 1
+        encoding.may_go.set()
+
+
+class FaultySearcher(Searcher):
+    """A searcher whose exact answers fail when told, and wait until they may come."""
+
+    fails = True
+    begun, may_go = threading.Event(), threading.Event()
+
+    def exact(self, query: SearchQuery, vectors: Vectors, snapshot: Snapshot) -> Answer:
+        self.begun.set()
+        if self.fails:
+            raise RuntimeError("honey")
+        assert self.may_go.wait(60)
+        return super().exact(query, vectors, snapshot)
+
+
+def test_a_shadow_check_that_fails_is_a_fault_and_the_next_one_is_made(tmp_path: Path, encoder: Encoder) -> None:
+    """And to stop takes no longer than it may, even where one is being made and another one waits."""
+    index = Index.at(tmp_path / "index")
+    add_texts(index, encoder, {"bees": "Bees make honey."})
+    searcher, metrics = FaultySearcher(index, encoder), Metrics()
+    query, vectors = SearchQuery("honey"), encoder.encode_query("honey")
+    answer = searcher.answer(query, vectors)
+    check = ShadowCheck(searcher, metrics, 1.0)
+    check.start()
+
+    def offer() -> None:
+        searcher.begun.clear()
+        check.offer(searcher.snapshot, query, vectors, answer)
+        assert searcher.begun.wait(30)
+
+    offer()
+    searcher.fails = False
+    offer()
+    assert _value(metrics, "colonnade_faults_total", where="shadow") == 1
+    check.offer(searcher.snapshot, query, vectors, answer)  # waits, and so there is no room to say that it is over
+    threading.Timer(0.2, searcher.may_go.set).start()
+    stopping = threading.Thread(target=check.stop, daemon=True)
+    stopping.start()
+    stopping.join(30)
+    assert not stopping.is_alive()
+    assert _value(metrics, "colonnade_shadow_recall_count") == 1
