@@ -24,6 +24,7 @@ from index_format.index import Index
 
 CLIENTS = 128  # connections: more than a small queue and a batch hold, so that none waits for another here
 PUBLISH_SECONDS = 1.0  # between two versions: a server looks as often
+NO_ANSWER, TORN = 0, -1  # in place of a status
 MOST_SECONDS_A_SWAP = 10.0  # a server that takes longer does not follow any more
 
 
@@ -58,21 +59,28 @@ class Swaps:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What became of one request. Times are of `time.perf_counter`.
+class Told:
+    """How a try at a request went.
 
-    body: number of what was sent. kept: whether its connection had brought an answer before. answer: if it was to be
-    kept. status: NO_ANSWER where nothing came back, TORN where an answer began and did not end.
+    status: NO_ANSWER where nothing came back, TORN where an answer began and did not end. sent: when all of the
+    request was written, of `time.perf_counter`; None where it was not. answer: if it was to be kept.
     """
+
+    status: int
+    sent: float | None
+    retry_after: str | None = None
+    answer: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What became of one request. Times are of `time.perf_counter`. body: number of what was sent."""
 
     body: int
     due: float
-    sent: float
+    begun: float
     answered: float
-    kept: bool
-    status: int
-    retry_after: str | None = None
-    answer: bytes = b""
+    told: Told
 
     @property
     def ms(self) -> float:
@@ -80,42 +88,44 @@ class Asked:
         return 1000 * (self.answered - self.due)
 
 
-NO_ANSWER, TORN = 0, -1
+class _Asker:
+    """Sends searches to a server, a connection for each thread that it keeps."""
 
-
-class Asker:
-    """Sends requests to a server, a connection for each thread that it keeps."""
-
-    def __init__(self, address: str, path: str, *, tries: int, keep: bool) -> None:
+    def __init__(self, address: str, *, tries: int, keep: bool) -> None:
         """tries: on a connection each; the server may have closed one that rested, as we wrote to it."""
-        self._netloc, self._path = urlsplit(address).netloc, path
+        self._netloc = urlsplit(address).netloc
         self._tries, self._keep = tries, keep
         self._own = threading.local()
 
     def ask(self, number: int, body: bytes, due: float) -> Asked:
         """Send a body, the `number`th of those there are."""
-        sent = time.perf_counter()
+        begun = time.perf_counter()
         for attempt in range(1, self._tries + 1):
-            kept = hasattr(self._own, "connection")
-            status, retry_after, answer = self._exchange(body)
-            if status > NO_ANSWER or attempt == self._tries:
+            told = _exchange(self._connection(), body, keep=self._keep)
+            if told.status != NO_ANSWER or attempt == self._tries:
                 break
-        return Asked(number, due, sent, time.perf_counter(), kept, status, retry_after, answer if self._keep else b"")
+        return Asked(number, due, begun, time.perf_counter(), told)
 
-    def _exchange(self, body: bytes) -> tuple[int, str | None, bytes]:
-        status = NO_ANSWER
-        try:
-            if not hasattr(self._own, "connection"):
-                self._own.connection = HTTPConnection(self._netloc, timeout=60)
-            self._own.connection.request("POST", self._path, body, {"Content-Type": "application/json"})
-            response = self._own.connection.getresponse()
-            status = TORN
-            answer = response.read()
-        except (OSError, HTTPException):
-            self._own.connection.close()
-            del self._own.connection
-            return status, None, b""
-        return response.status, response.headers["Retry-After"], answer
+    def _connection(self) -> HTTPConnection:
+        if not hasattr(self._own, "connection"):
+            self._own.connection = HTTPConnection(self._netloc, timeout=60)
+        connection: HTTPConnection = self._own.connection
+        return connection
+
+
+def _exchange(connection: HTTPConnection, body: bytes, *, keep: bool) -> Told:
+    """One request; a connection that failed is closed, and opened again when it is next used."""
+    status, sent = NO_ANSWER, None
+    try:
+        connection.request("POST", "/v1/search", body, {"Content-Type": "application/json"})
+        sent = time.perf_counter()
+        response = connection.getresponse()
+        status = TORN
+        answer = response.read()
+    except (OSError, HTTPException):
+        connection.close()
+        return Told(status, sent)
+    return Told(response.status, sent, response.headers["Retry-After"], answer if keep else b"")
 
 
 def ask_at_rate(
@@ -124,15 +134,14 @@ def ask_at_rate(
     rate: float,
     more: Callable[[float], bool],
     *,
-    path: str = "/v1/search",
     tries: int = 2,
     keep: bool = False,
 ) -> list[Asked]:
     """Send one body after the other at a rate (a second), and wait for what is left.
 
-    It goes on while `more` says so of the seconds since it began.
+    It goes on while `more` says so of the seconds since it began. keep: the answers, too.
     """
-    asker = Asker(address, path, tries=tries, keep=keep)
+    asker = _Asker(address, tries=tries, keep=keep)
     with ThreadPoolExecutor(CLIENTS) as pool:
         start, asked = time.perf_counter() + 0.1, []
         for number in itertools.takewhile(lambda number: more(number / rate), itertools.count()):
@@ -150,8 +159,8 @@ def open_loop(address: str, queries: Sequence[str], rate: float, seconds: float)
 
 def load_of(asked: Sequence[Asked], rate: float, seconds: float) -> Load:
     """The figures of requests that came at a rate for some seconds."""
-    answered = sorted(one.ms for one in asked if one.status == 200)
-    refused = sorted(one.ms for one in asked if one.status == 503)
+    answered = sorted(one.ms for one in asked if one.told.status == 200)
+    refused = sorted(one.ms for one in asked if one.told.status == 503)
     return Load(
         rate=round(rate, 1),
         seconds=round(seconds, 1),
@@ -163,7 +172,7 @@ def load_of(asked: Sequence[Asked], rate: float, seconds: float) -> Load:
         p99_ms=_quantile(answered, 0.99),
         refused_p50_ms=_quantile(refused, 0.5),
         refused_p99_ms=_quantile(refused, 0.99),
-        late_ms=round(1000 * max((one.sent - one.due for one in asked), default=0.0), 2),
+        late_ms=round(1000 * max((one.begun - one.due for one in asked), default=0.0), 2),
     )
 
 
