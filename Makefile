@@ -3,12 +3,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 PASSAGES ?= 10000
+SERVED ?= 4000
 THREADS ?= 1
 BIN := $(VENV)/bin
 PACKAGES := index_format encoding serving tasks flows colonnade
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture check fmt bench bench-gpu bench-quality quality wheel clean
+.PHONY: help setup demo test torture check fmt bench bench-serving bench-gpu bench-quality quality wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,7 +28,7 @@ demo: setup ## Index the docstrings on this machine, answer a few questions, and
 test: setup ## Run the whole suite
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-torture: setup ## Break everything on purpose, for an hour: damage, kills, full disks, power loss, lying stores
+torture: setup ## Break everything on purpose, for two hours: damage, kills, full disks, power loss, lying stores, bad requests
 	$(BIN)/python -m tests.torture
 	$(BIN)/python -m tests.simulator.simulate --schedules 20000
 	$(BIN)/python -m tests.simulator.simulate --rules --schedules 2000
@@ -55,6 +56,16 @@ $(VENV)-peers/.ready: benchmarks/engines/requirements.txt
 
 bench: setup $(VENV)/.bench $(VENV)-peers/.ready ## Measure search beside the peers: make bench DATA=folder-of-collections [PASSAGES=10000] [THREADS=1]
 	$(BIN)/python -m benchmarks.search $(DATA) --peers $(VENV)-peers/bin/python --passages $(PASSAGES) --threads $(THREADS)
+
+.bench/served.ready: $(VENV)/.ready
+	@mkdir -p .bench
+	$(BIN)/python -c "from pathlib import Path; from colonnade.demo_corpus import write_corpus; write_corpus(Path('.bench/docstrings.parquet'), 1000)"
+	$(BIN)/colonnade build .bench/docstrings.parquet .bench/served
+	@touch $@
+
+bench-serving: setup $(VENV)/.bench $(VENV)-peers/.ready .bench/served.ready ## Measure the server beside a peer, and under load and swaps: make bench-serving DATA=folder [SERVED=4000]
+	$(BIN)/python -m benchmarks.serving_peers $(DATA) --peers $(VENV)-peers/bin/python --passages $(SERVED)
+	$(BIN)/python -m benchmarks.serving .bench/served
 
 bench-gpu: setup $(VENV)/.bench ## Check the kernels of a GPU and time them; without a GPU only check
 	$(BIN)/python -m benchmarks.gpu

@@ -5,15 +5,17 @@ Latency counts from the moment at which a query was to arrive, so what waits for
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from urllib.parse import urlsplit
 
@@ -22,6 +24,8 @@ from index_format.index import Index
 
 CLIENTS = 128  # connections: more than a small queue and a batch hold, so that none waits for another here
 PUBLISH_SECONDS = 1.0  # between two versions: a server looks as often
+NO_ANSWER, TORN = 0, -1  # in place of a status
+MOST_SECONDS_A_SWAP = 10.0  # a server that takes longer does not follow any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,91 +58,191 @@ class Swaps:
     p99_ratio: float | None
 
 
-class _Asker:
-    """Sends queries to a server, a connection for each thread."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How a try at a request went.
 
-    def __init__(self, address: str) -> None:
+    status: NO_ANSWER where nothing came back, TORN where an answer began and did not end. sent: when all of the
+    request was written, of `time.perf_counter`; None where it was not. answer: if it was to be kept.
+    """
+
+    status: int
+    sent: float | None
+    retry_after: str | None = None
+    answer: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What became of one request. Times are of `time.perf_counter`. body: number of what was sent."""
+
+    body: int
+    due: float
+    begun: float
+    answered: float
+    told: Told
+
+    @property
+    def ms(self) -> float:
+        """From the moment at which it was to be sent."""
+        return 1000 * (self.answered - self.due)
+
+
+class _Asker:
+    """Sends searches to a server, a connection for each thread that it keeps."""
+
+    def __init__(self, address: str, *, tries: int, keep: bool) -> None:
+        """tries: on a connection each; the server may have closed one that rested, as we wrote to it."""
         self._netloc = urlsplit(address).netloc
+        self._tries, self._keep = tries, keep
         self._own = threading.local()
 
-    def ask(self, query: str, due: float) -> tuple[int, float, float]:
-        """Status, 0 for none; and seconds after `due`, of `time.perf_counter`: of the answer, and of the sending."""
+    def ask(self, number: int, body: bytes, due: float) -> Asked:
+        """Send a body, the `number`th of those there are."""
         begun = time.perf_counter()
-        status = self._status(query)
-        return status, time.perf_counter() - due, begun - due
+        for attempt in range(1, self._tries + 1):
+            told = _exchange(self._connection(), body, keep=self._keep)
+            if told.status != NO_ANSWER or attempt == self._tries:
+                break
+        return Asked(number, due, begun, time.perf_counter(), told)
 
-    def _status(self, query: str) -> int:
-        body, headers = json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
-        for _ in range(2):  # the server may have closed a connection that rested, as we wrote to it
-            if not hasattr(self._own, "connection"):
-                self._own.connection = HTTPConnection(self._netloc, timeout=60)
-            try:
-                self._own.connection.request("POST", "/v1/search", body, headers)
-                response = self._own.connection.getresponse()
-                response.read()
-            except (OSError, HTTPException):
-                self._own.connection.close()
-                del self._own.connection
-            else:
-                return int(response.status)
-        return 0
+    def _connection(self) -> HTTPConnection:
+        if not hasattr(self._own, "connection"):
+            self._own.connection = HTTPConnection(self._netloc, timeout=60)
+        connection: HTTPConnection = self._own.connection
+        return connection
+
+
+def _exchange(connection: HTTPConnection, body: bytes, *, keep: bool) -> Told:
+    """One request; a connection that failed is closed, and opened again when it is next used."""
+    status, sent = NO_ANSWER, None
+    try:
+        connection.request("POST", "/v1/search", body, {"Content-Type": "application/json"})
+        sent = time.perf_counter()
+        response = connection.getresponse()
+        status = TORN
+        answer = response.read()
+    except (OSError, HTTPException):
+        connection.close()
+        return Told(status, sent)
+    return Told(response.status, sent, response.headers["Retry-After"], answer if keep else b"")
+
+
+def ask_at_rate(
+    address: str,
+    bodies: Sequence[bytes],
+    rate: float,
+    more: Callable[[float], bool],
+    *,
+    tries: int = 2,
+    keep: bool = False,
+) -> list[Asked]:
+    """Send one body after the other at a rate (a second), and wait for what is left.
+
+    It goes on while `more` says so of the seconds since it began. keep: the answers, too.
+    """
+    asker = _Asker(address, tries=tries, keep=keep)
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        start, asked = time.perf_counter() + 0.1, []
+        for number in itertools.takewhile(lambda number: more(number / rate), itertools.count()):
+            due = start + number / rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+            body = number % len(bodies)
+            asked.append(pool.submit(asker.ask, body, bodies[body], due))
+        return [one.result() for one in asked]
 
 
 def open_loop(address: str, queries: Sequence[str], rate: float, seconds: float) -> Load:
-    """Ask at a rate (queries a second) for some seconds, and wait for what is left."""
-    asker, count = _Asker(address), max(1, int(rate * seconds))
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        start, asked = time.perf_counter() + 0.1, []
-        for number in range(count):
-            due = start + number / rate
-            time.sleep(max(0.0, due - time.perf_counter()))
-            asked.append(pool.submit(asker.ask, queries[number % len(queries)], due))
-        told = [one.result() for one in asked]
-    answered = sorted(1000 * spent for status, spent, _ in told if status == 200)
-    refused = sorted(1000 * spent for status, spent, _ in told if status == 503)
+    """Ask at a rate (queries a second) for some seconds."""
+    return load_of(ask_at_rate(address, _bodies(queries), rate, lambda spent: spent < seconds), rate, seconds)
+
+
+def load_of(asked: Sequence[Asked], rate: float, seconds: float) -> Load:
+    """The figures of requests that came at a rate for some seconds."""
+    answered = sorted(one.ms for one in asked if one.told.status == 200)
+    refused = sorted(one.ms for one in asked if one.told.status == 503)
     return Load(
         rate=round(rate, 1),
-        seconds=seconds,
-        sent=count,
+        seconds=round(seconds, 1),
+        sent=len(asked),
         answered=len(answered),
         refused=len(refused),
-        failed=count - len(answered) - len(refused),
+        failed=len(asked) - len(answered) - len(refused),
         p50_ms=_quantile(answered, 0.5),
         p99_ms=_quantile(answered, 0.99),
         refused_p50_ms=_quantile(refused, 0.5),
         refused_p99_ms=_quantile(refused, 0.99),
-        late_ms=round(1000 * max(late for _, _, late in told), 2),
+        late_ms=round(1000 * max((one.begun - one.due for one in asked), default=0.0), 2),
     )
 
 
-def under_swaps(address: str, index: Index, queries: Sequence[str], steady: Load, seconds: float) -> Swaps:
-    """The load of `steady` while a process deletes a document of the index every second, each as a new version."""
-    before = _swaps_of(address)
-    with publishing(index, int(seconds / PUBLISH_SECONDS)):
-        load = open_loop(address, queries, steady.rate, seconds)
-        swaps = _swaps_of(address) - before
-    ratio = round(load.p99_ms / steady.p99_ms, 2) if load.p99_ms and steady.p99_ms else None
-    return Swaps(load, swaps, round(60 * swaps / seconds, 1), ratio)
+def under_swaps(address: str, index: Index, queries: Sequence[str], steady: Load, swaps: int) -> Swaps:
+    """The load of `steady` until a server has swapped so often.
+
+    All the while a process deletes a document of the index every second, each as a new version. Ends without that
+    many swaps where the documents come to an end, or the server does not follow.
+    """
+    seen, begun = _SwapCount(address), time.perf_counter()
+    with publishing(index) as publisher, seen:
+        asked = ask_at_rate(
+            address,
+            _bodies(queries),
+            steady.rate,
+            lambda spent: seen.count < swaps and publisher.is_alive() and spent < swaps * MOST_SECONDS_A_SWAP,
+        )
+    seconds = time.perf_counter() - begun
+    load = load_of(asked, steady.rate, seconds)
+    return Swaps(load, seen.count, round(60 * seen.count / seconds, 1), p99_ratio(load, steady))
+
+
+def p99_ratio(load: Load, steady: Load) -> float | None:
+    """How much slower the slowest of a load are than those of the same load on a server left alone."""
+    return round(load.p99_ms / steady.p99_ms, 2) if load.p99_ms and steady.p99_ms else None
+
+
+def _bodies(queries: Sequence[str]) -> list[bytes]:
+    return [json.dumps({"query": query}).encode() for query in queries]
+
+
+class _SwapCount:
+    """How often a server swapped since this was made, looked at twice a second until the end of a block."""
+
+    def __init__(self, address: str) -> None:
+        self.count = 0
+        self._address, self._before = address, _swaps_of(address)
+        self._ended = threading.Event()
+        self._looking = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        self._looking.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._looking.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.5):
+            self.count = _swaps_of(self._address) - self._before
 
 
 @contextmanager
-def publishing(index: Index, versions: int) -> Iterator[None]:
-    """Another process publishes versions of an index until the end of this."""
+def publishing(index: Index) -> Iterator[BaseProcess]:
+    """Another process publishes versions of an index until the end of this, or of its documents."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    publisher = context.Process(target=publish, args=(index.address, versions, stop))
+    publisher = context.Process(target=publish, args=(index.address, stop))
     publisher.start()
     try:
-        yield
+        yield publisher
     finally:
         stop.set()
         publisher.join()
 
 
-def publish(address: str, versions: int, stop: Event) -> None:
+def publish(address: str, stop: Event) -> None:
     """Delete one document after another, each by a commit of its own."""
     index = Index.at(address)
-    for document_id in list(live_documents(index.segments(index.current())))[:versions]:
+    for document_id in list(live_documents(index.segments(index.current()))):
         index.change(lambda base, one=document_id: delete_documents(index, base, [one], Origin("delete")))
         if stop.wait(PUBLISH_SECONDS):
             return

@@ -3,7 +3,7 @@
     python -m benchmarks.serving INDEX [--queries 300] [--seconds 30] [--swaps 100]
 
 The server runs in a process of its own, as `colonnade serve` starts it, over a copy of the index, which is a folder:
-versions are published to it. Takes about three minutes.
+versions are published to it. Takes about three minutes. Ends with status 1 where a query failed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from benchmarks.environment import Environment, environment
-from benchmarks.open_loop import PUBLISH_SECONDS, Load, Swaps, open_loop, under_swaps
+from benchmarks.open_loop import Load, Swaps, open_loop, under_swaps
 from benchmarks.results import default_output, save
 from index_format.index import Index
 
@@ -49,16 +49,24 @@ class Arrivals:
     environment: Environment
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server of an index, in a process of its own."""
+
+    address: str
+    process: subprocess.Popen[str]
+
+
 @contextmanager
-def served(index: str, *options: str, log: IO[str] | int = subprocess.DEVNULL) -> Iterator[str]:
-    """The address of a server of an index."""
+def served(index: str, *options: str, log: IO[str] | int = subprocess.DEVNULL) -> Iterator[Served]:
+    """Serve an index as `colonnade serve` does, until the end of this."""
     command = [str(Path(sys.executable).with_name("colonnade")), "serve", index, "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
         told = re.search(r"http://\S+", process.stdout.readline())
         assert told is not None, "the server did not start"
-        yield told.group()
+        yield Served(told.group(), process)
     finally:
         process.terminate()
         process.wait()
@@ -107,9 +115,9 @@ def throughput(address: str, queries: Sequence[str]) -> float:
 def overload(index: str, queries: Sequence[str]) -> None:
     """Print how a server with room for eight queries treats 64 clients that never pause, by its own log."""
     with tempfile.TemporaryFile("w+") as log:
-        with served(index, "--queue", "8", log=log) as address, ThreadPoolExecutor(64) as pool:
+        with served(index, "--queue", "8", log=log) as server, ThreadPoolExecutor(64) as pool:
             limits = httpx.Limits(max_connections=64)
-            with httpx.Client(base_url=address, timeout=60, limits=limits) as client:
+            with httpx.Client(base_url=server.address, timeout=60, limits=limits) as client:
                 statuses = Counter(
                     pool.map(lambda query: client.post("/v1/search", json={"query": query}).status_code, queries)
                 )
@@ -125,17 +133,30 @@ def overload(index: str, queries: Sequence[str]) -> None:
 def arrivals(index: str, queries: Sequence[str], seconds: float, swaps: int, command: str) -> Arrivals:
     """At half of what the server can do, alone and under swaps; and beyond that, with room for 16 queries."""
     started = environment(command)
-    with served(index) as address:
-        overhead(address, queries)
-        capacity = throughput(address, queries)
-        steady = open_loop(address, queries, capacity / 2, seconds)
+    with served(index) as server:
+        overhead(server.address, queries)
+        capacity = throughput(server.address, queries)
+        steady = open_loop(server.address, queries, capacity / 2, seconds)
         print("steady:", steady)
-        swapping = under_swaps(address, Index.at(index), queries, steady, swaps * PUBLISH_SECONDS)
-        print("swaps:", swapping)
-    with served(index, "--queue", "16") as address:
-        overloaded = open_loop(address, queries, capacity * BEYOND, seconds / 2)
+        swapping = under_swaps(server.address, Index.at(index), queries, steady, swaps)
+        print(f"swaps: p99 {swapping.p99_ratio} times that of steady;", swapping)
+    with served(index, "--queue", "16") as server:
+        overloaded = open_loop(server.address, queries, capacity * BEYOND, seconds / 2)
         print("overload:", overloaded)
     return Arrivals(round(capacity, 1), steady, swapping, overloaded, started)
+
+
+def faults_of(measured: Arrivals, swaps: int) -> list[str]:
+    """What went wrong: at half of what a server can do nothing may; beyond it, it may refuse and not fail."""
+    faults = []
+    for name, load in (("steady", measured.steady), ("under swaps", measured.swapping.load)):
+        if load.failed or load.refused:
+            faults.append(f"{name}: {load.failed} failed, {load.refused} refused")
+    if measured.overload.failed:
+        faults.append(f"overload: {measured.overload.failed} failed")
+    if measured.swapping.swaps < swaps:
+        faults.append(f"{measured.swapping.swaps} swaps of {swaps}: has the index as many documents?")
+    return faults
 
 
 def main() -> None:
@@ -144,7 +165,7 @@ def main() -> None:
     parser.add_argument("index")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=30, help="of steady arrivals: %(default)s")
-    parser.add_argument("--swaps", type=int, default=100, help="versions to publish under load: %(default)s")
+    parser.add_argument("--swaps", type=int, default=100, help="versions that come under load: %(default)s")
     parser.add_argument("--output", type=Path, default=default_output("serving"), help="JSON file of the result")
     arguments = parser.parse_args()
     words = ("list", "file", "thread", "string", "number", "parse", "folder", "socket", "time", "error")
@@ -155,6 +176,8 @@ def main() -> None:
         overload(copied, queries * 4)
         measured = arrivals(copied, queries, arguments.seconds, arguments.swaps, command)
     save(arguments.output, "serving", measured)
+    if faults := faults_of(measured, arguments.swaps):
+        raise SystemExit("; ".join(faults))
 
 
 if __name__ == "__main__":

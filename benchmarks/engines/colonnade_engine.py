@@ -33,8 +33,11 @@ MEAN_SAMPLE = 100_000
 class Colonnade:
     """One document for each passage, its text stored too."""
 
-    def __init__(self, vectors: Vectors, threads: int) -> None:
+    def __init__(self, vectors: Vectors, threads: int, encoder: EncoderRecord | None = None) -> None:
+        """encoder: what the index says that its vectors are of."""
         self._vectors, self._threads = vectors, threads
+        dim = int(vectors.tokens.shape[1])
+        self._encoder = encoder or EncoderRecord(name="benchmark", fingerprint="0" * 64, dim=dim)
         self._folder: Path | None = None
         self._snapshot: Any = None
 
@@ -100,9 +103,8 @@ class Colonnade:
         return write_segment(index.store, content)
 
     def _publish(self, index: Index, codec: CodecRecord, book: CodebookRecord, encoded: list[EncodedSegment]) -> None:
-        encoder = EncoderRecord(name="benchmark", fingerprint="0" * 64, dim=int(self._vectors.tokens.shape[1]))
-        records = [assign_centroids(one, index.address, book, codec, encoder.dim) for one in encoded]
-        addition = Addition(encoder, codec, CHUNKING, book, records)
+        records = [assign_centroids(one, index.address, book, codec, self._encoder.dim) for one in encoded]
+        addition = Addition(self._encoder, codec, CHUNKING, book, records)
         commit(index.store, lambda base: add_segments(index, base, addition, Origin("build")))
 
 

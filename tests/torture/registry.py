@@ -32,6 +32,8 @@ TORTURES = {
     "faults": Torture("tests.torture.faults", count=13_000, smoke=60),
     "power": Torture("tests.torture.power", count=5_000, smoke=60),
     "requests": Torture("tests.torture.requests", count=100_000, smoke=100),
+    "filters": Torture("tests.torture.filters", count=200_000, smoke=100),
+    "server": Torture("tests.torture.server", count=100, smoke=2),
     "flow-kills": Torture("tests.torture.flow_kills", count=100, smoke=0),
     "s3-faults": Torture("tests.torture.s3_faults", count=10_000, smoke=100),
 }
