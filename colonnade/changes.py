@@ -18,7 +18,7 @@ from index_format.manifest import ChunkingRecord, Manifest
 from index_format.reports import read_report
 from index_format.segment import EncodedSegment
 from tasks.assign_centroids import assign_centroids
-from tasks.device import release_gpu
+from tasks.device import gpu_kept
 from tasks.encode_shard import Recipe, calibrate_codec, encode_shard, remove_receipts, wanted_tokens
 from tasks.publish import delete_documents, delete_matching, publish
 from tasks.rows import Rejected, Source
@@ -42,9 +42,9 @@ def add_source(index: Index, source: Source, encoder: str | None = None, setting
         _refuse_other_settings(base, settings)
     try:
         staged = stage_documents(source, index.address, run_id, base)
-        manifest = _add(index, base, checkpoint, settings or Settings(), staged) if staged.shards else None
+        with gpu_kept():
+            manifest = _add(index, base, checkpoint, settings or Settings(), staged) if staged.shards else None
     finally:
-        release_gpu()
         remove_staged(index.address, run_id)
     rows = read_report(index.files, staged.rejected_file)
     if base is None and manifest is None:

@@ -30,7 +30,7 @@ from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, Ma
 from index_format.npz import write_npz
 from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_segment
 from tasks import progress
-from tasks.device import claim_gpu
+from tasks.device import gpu_claimed
 from tasks.prefect_task import as_task
 from tasks.stage_documents import Shard
 
@@ -77,13 +77,14 @@ def wanted_tokens(checkpoint: Checkpoint, passage_tokens: int | None) -> int:
 
 def calibrate_codec(address: str, shard: Shard, encoder_name: str, chunking: ChunkingRecord, bits: int) -> CodecRecord:
     """Fix the codec of a new index: the mean is that of the token vectors of a few documents of its first shard."""
-    claim_gpu()
-    index, encoder = Index.at(address), load_encoder(encoder_name)
+    index = Index.at(address)
     table = _read_shard(index, shard)
     chosen = np.unique(np.linspace(0, table.num_rows - 1, _CALIBRATION_DOCUMENTS).astype(int))
-    _, passages = _chunk(table.take(chosen), encoder, chunking)
-    batches = encoder.encode([passage.encoded_text for passage in passages], chunking.pool_factor)
-    sample = [vectors for batch in batches for _, vectors in batch]
+    with gpu_claimed():
+        encoder = load_encoder(encoder_name)
+        _, passages = _chunk(table.take(chosen), encoder, chunking)
+        batches = encoder.encode([passage.encoded_text for passage in passages], chunking.pool_factor)
+        sample = [vectors for batch in batches for _, vectors in batch]
     codec = Codec(mean=np.concatenate(sample).mean(axis=0).astype(np.float32), bits=bits)
     file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
     return CodecRecord(bits=bits, file=file)
@@ -100,15 +101,7 @@ def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
         progress.report("encode", advance=shard.characters)
         return finished
     progress.report("encode")
-    claim_gpu()
-    encoder = load_encoder(recipe.encoder_name)
-    if encoder.record.fingerprint != recipe.encoder.fingerprint:
-        raise EncoderMismatch(
-            f"this worker's encoder {recipe.encoder_name!r} has fingerprint {encoder.record.fingerprint[:16]}, "
-            f"the flow's has {recipe.encoder.fingerprint[:16]}. Give both the same model files."
-        )
-    codec = read_codec(index.files, recipe.codec, recipe.encoder.dim)
-    segment = write_segment(index.store, _content(_read_shard(index, shard), encoder, codec, recipe.chunking))
+    segment = write_segment(index.store, _encoded(index, shard, recipe))
     give_back()
     with contextlib.suppress(ObjectExists):  # another worker finished the same shard; either result will do
         index.store.create(keys.receipt(recipe.work_key(shard)), msgspec.json.encode(segment))
@@ -141,6 +134,18 @@ def remove_receipts(recipe: Recipe, shards: Sequence[Shard]) -> None:
     store = Index.at(recipe.address).store
     for shard in shards:
         store.delete(keys.receipt(recipe.work_key(shard)))
+
+
+def _encoded(index: Index, shard: Shard, recipe: Recipe) -> SegmentContent:
+    codec = read_codec(index.files, recipe.codec, recipe.encoder.dim)
+    with gpu_claimed():
+        encoder = load_encoder(recipe.encoder_name)
+        if encoder.record.fingerprint != recipe.encoder.fingerprint:
+            raise EncoderMismatch(
+                f"this worker's encoder {recipe.encoder_name!r} has fingerprint {encoder.record.fingerprint[:16]}, "
+                f"the flow's has {recipe.encoder.fingerprint[:16]}. Give both the same model files."
+            )
+        return _content(_read_shard(index, shard), encoder, codec, recipe.chunking)
 
 
 def _content(table: pa.Table, encoder: Encoder, codec: Codec, chunking: ChunkingRecord) -> SegmentContent:
