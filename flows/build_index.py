@@ -13,7 +13,7 @@ from flows.summary import Summary
 from index_format.index import Index
 
 
-@flow(name="build-index", task_runner=ONE_THREAD)
+@flow(name="build-index", task_runner=ONE_THREAD, persist_result=False, result_serializer="json")
 def build_index(parameters: BuildParameters) -> Summary:
     """Make an index from a source, or bring the source's documents into the index that is there."""
     index = Index.at(parameters.index)
@@ -24,7 +24,7 @@ def build_index(parameters: BuildParameters) -> Summary:
     return show_summary(follow_drift(summary, parameters.on_drift))
 
 
-@flow(name="add-documents", task_runner=ONE_THREAD)
+@flow(name="add-documents", task_runner=ONE_THREAD, persist_result=False, result_serializer="json")
 def add_documents(parameters: AddParameters) -> Summary:
     """Add a source's documents to an index that exists; an id that it holds gets the new content."""
     index = Index.at(parameters.index)

@@ -13,7 +13,7 @@ from index_format.compaction import Compacted, CompactionPolicy
 from tasks.upkeep import compact_task
 
 
-@flow(name="compact-index")
+@flow(name="compact-index", persist_result=False, result_serializer="json")
 def compact_index(parameters: CompactParameters) -> Compacted:
     """Rewrite small segments and those with many deletions. Run it beside anything else, at any time."""
     policy = CompactionPolicy(alike=parameters.alike, deleted_share=parameters.deleted_share)

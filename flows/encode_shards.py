@@ -12,7 +12,7 @@ from tasks.encode_shard import encode_shard_task
 from tasks.work_list import read_work_list
 
 
-@flow(name="encode-shards", task_runner=ONE_THREAD)
+@flow(name="encode-shards", task_runner=ONE_THREAD, persist_result=False, result_serializer="json")
 def encode_shards(parameters: EncodeParameters) -> int:
     """Encode the shards of a work list. Returns how many; what became of them is told by their receipts."""
     work = read_work_list(Index.at(parameters.index), parameters.work)

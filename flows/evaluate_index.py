@@ -11,7 +11,7 @@ from index_format.index import Index
 from tasks.questions import read_questions
 
 
-@flow(name="evaluate-index")
+@flow(name="evaluate-index", persist_result=False, result_serializer="json")
 def evaluate_index(parameters: EvaluateParameters) -> Comparison:
     """Measure a version, by judged queries where there are any, and by a sample of its own passages otherwise."""
     index = Index.at(parameters.index)

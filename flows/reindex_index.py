@@ -15,7 +15,7 @@ from index_format.manifest import Manifest
 from tasks.questions import read_questions
 
 
-@flow(name="reindex-index", task_runner=ONE_THREAD)
+@flow(name="reindex-index", task_runner=ONE_THREAD, persist_result=False, result_serializer="json")
 def reindex_index(parameters: ReindexParameters) -> Summary:
     """Make an index anew, measure it against the one that is there, and publish it when it is no worse."""
     index = Index.at(parameters.index)

@@ -18,7 +18,7 @@ from index_format.manifest import Manifest
 from tasks.stage_documents import StagedDocuments
 
 
-@flow(name="sync-index", task_runner=ONE_THREAD)
+@flow(name="sync-index", task_runner=ONE_THREAD, persist_result=False, result_serializer="json")
 def sync_index(parameters: SyncParameters) -> Summary:
     """Make an index mirror a source. Documents that the source no longer has are deleted, up to a share of them."""
     index = Index.at(parameters.index)
