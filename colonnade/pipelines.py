@@ -130,6 +130,7 @@ def evaluate(
     terminal.print_rows(measures_table(done), False)
     if done.differences:
         terminal.print_rows(done.differences, False)
+    terminal.print_drift(done.drift, done.warnings)
 
 
 def _judged(queries: str | None, judgements: str | None) -> dict[str, str] | None:

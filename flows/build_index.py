@@ -21,7 +21,7 @@ def build_index(parameters: BuildParameters) -> Summary:
     base = index.head()
     with progress_shown(index.address):
         summary = index_documents(index, base, parameters, "add" if base else "build")
-    return show_summary(follow_drift(summary, parameters.on_drift))
+    return follow_drift(show_summary(summary), parameters.on_drift)
 
 
 @flow(name="add-documents", task_runner=ONE_THREAD, persist_result=False, result_serializer="json")
@@ -31,4 +31,4 @@ def add_documents(parameters: AddParameters) -> Summary:
     base = index.current()
     with progress_shown(index.address):
         summary = index_documents(index, base, BuildParameters(**dict(parameters)), "add")
-    return show_summary(follow_drift(summary, parameters.on_drift))
+    return follow_drift(show_summary(summary), parameters.on_drift)

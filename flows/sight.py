@@ -69,7 +69,7 @@ class _Bar:
 
 def show_summary(summary: Summary) -> Summary:
     """Leave the numbers of a run on its page, and a link to the version that is current after it."""
-    left_out = ("seconds", "rejected_file", "warnings")
+    left_out = ("seconds", "rejected_file", "drift", "warnings")
     numbers = {name: value for name, value in asdict(summary).items() if name not in left_out}
     numbers |= {f"seconds: {stage}": seconds for stage, seconds in summary.seconds.items()}
     numbers |= {f"tokens a second: {stage}": rate for stage, rate in summary.tokens_a_second.items()}
@@ -102,7 +102,8 @@ def link_version(index: str, version: int) -> None:
     create_link_artifact(f"{place}/{keys.manifest(version)}", f"version {version} of {index}", key="version")
 
 
-def warn(warning: str) -> None:
-    """Say something that a person should see: in the log, and on the page by itself."""
+def warn(warning: str) -> str:
+    """Say something that a person should see: in the log, and on the page by itself. Returns it."""
     get_run_logger().warning(warning)
     create_markdown_artifact(f"**Warning.** {warning}", key="warning")
+    return warning

@@ -38,7 +38,7 @@ def sync_index(parameters: SyncParameters) -> Summary:
         summary = index_documents(index, base, settings, "sync", choose_removed)
     if held_back:
         summary = replace(summary, held_back=len(held_back), warnings=[_held_back(parameters, len(held_back))])
-    return show_summary(follow_drift(summary, parameters.on_drift))
+    return follow_drift(show_summary(summary), parameters.on_drift)
 
 
 def _held_back(parameters: SyncParameters, count: int) -> str:
