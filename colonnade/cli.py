@@ -77,17 +77,24 @@ def build(
     text_column: TextColumn = "text",
     title_column: TitleColumn = "title",
     encoder: Encoder = None,
-    bits: Annotated[int, typer.Option(help="Bits for each dimension of a token vector: 2, 4 or 8")] = 4,
+    bits: Annotated[
+        int | None, typer.Option(help="Bits for each dimension of a token vector: 1, 2, 4 or 8  [default: 4]")
+    ] = None,
     passage_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of a passage  [default: what the encoder takes]")
     ] = None,
-    overlap_tokens: Annotated[int, typer.Option(help="Tokens that neighbouring passages share")] = 0,
-    pool_factor: Annotated[int, typer.Option(help="Tokens of a passage that share a vector, about; 1 pools none")] = 1,
+    overlap_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that neighbouring passages share  [default: 0]")
+    ] = None,
+    pool_factor: Annotated[
+        int | None, typer.Option(help="Tokens of a passage that share a vector, about; 1 pools none  [default: 1]")
+    ] = None,
     list_rejected: ListRejected = False,
     as_json: Json = False,
 ) -> None:
     """Make an index from the documents of SOURCE. Run again, it adds what is new or changed.
 
+    Bits and cut hold for the life of the index: one that is there and has others refuses. `reindex` changes them.
     Every column beside id, text and title becomes metadata.
 
     In Python: Collection(INDEX).add(SOURCE)

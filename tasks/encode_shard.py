@@ -16,14 +16,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from encoding.checkpoint import Checkpoint
 from encoding.chunking import Chunker, Passage
 from encoding.encoder import Encoder, load_encoder
 from encoding.memory import give_back
 from index_format import keys, schema
 from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
-from index_format.errors import EncoderMismatch, IndexCorrupt, InputError, ObjectExists, ObjectMissing
+from index_format.errors import EncoderMismatch, IndexCorrupt, ObjectExists, ObjectMissing
 from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, Manifest
@@ -64,15 +63,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         parts = [shard.content, self.encoder.fingerprint, self.codec.file.sha256, self.codec.bits]
         parts += [self.chunking.passage_tokens, self.chunking.overlap_tokens, self.chunking.pool_factor]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def wanted_tokens(checkpoint: Checkpoint, passage_tokens: int | None) -> int:
-    """Most tokens of a passage: as many as the encoder takes, or fewer. Raises InputError."""
-    if (passage_tokens or 0) > checkpoint.max_tokens:
-        raise InputError(
-            f"passage_tokens: {checkpoint.name} takes {checkpoint.max_tokens} at most, got {passage_tokens}."
-        )
-    return passage_tokens or checkpoint.max_tokens
 
 
 def calibrate_codec(address: str, shard: Shard, encoder_name: str, chunking: ChunkingRecord, bits: int) -> CodecRecord:
