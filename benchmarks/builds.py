@@ -43,7 +43,7 @@ def build_plainly(source: Source, place: str) -> None:
     address, run_id, checkpoint = Index.at(place).address, keys.new_id(), open_checkpoint(TINY)
     encoder, chunking = checkpoint.record, ChunkingRecord(passage_tokens=checkpoint.max_tokens, overlap_tokens=0)
     staged = stage_documents.stage_documents(source, address, run_id, None)
-    codec = calibrate_codec(address, staged.shards[0], checkpoint.name, chunking, 4)
+    codec = calibrate_codec(address, staged.shards, checkpoint.name, chunking, 4)
     recipe = Recipe(address=address, encoder_name=checkpoint.name, encoder=encoder, codec=codec, chunking=chunking)
     segments = [encode_shard(shard, recipe) for shard in staged.shards]
     codebook = train_codebook(address, segments, codec, encoder.dim)

@@ -93,7 +93,7 @@ def _add(
     """Encode what was staged and publish it."""
     if base is None:
         refuse_unsafe_store(index.store)
-        recipe = _new_recipe(index, checkpoint, settings, staged.shards[0])
+        recipe = _new_recipe(index, checkpoint, settings, staged.shards)
     else:
         recipe = Recipe.of(index.address, base, checkpoint.record)
     encoded = [encode_shard(shard, recipe) for shard in staged.shards]
@@ -118,13 +118,13 @@ def _publish(
     raise CommitConflict(f"{index.address}: its codebook was replaced {_CODEBOOKS} times. Run again later.")
 
 
-def _new_recipe(index: Index, checkpoint: Checkpoint, settings: Settings, shard: Shard) -> Recipe:
+def _new_recipe(index: Index, checkpoint: Checkpoint, settings: Settings, shards: Sequence[Shard]) -> Recipe:
     chunking = _new_chunking(checkpoint, settings)
     return Recipe(
         address=index.address,
         encoder_name=checkpoint.name,
         encoder=checkpoint.record,
-        codec=calibrate_codec(index.address, shard, checkpoint.name, chunking, settings.bits),
+        codec=calibrate_codec(index.address, shards, checkpoint.name, chunking, settings.bits),
         chunking=chunking,
     )
 

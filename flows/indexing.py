@@ -115,7 +115,7 @@ def _recipe(
         address=index.address,
         encoder_name=checkpoint.name,
         encoder=checkpoint.record,
-        codec=calibrate_codec_task(index.address, shards[0], checkpoint.name, chunking, bits),
+        codec=calibrate_codec_task(index.address, shards, checkpoint.name, chunking, bits),
         chunking=chunking,
     )
 

@@ -114,7 +114,7 @@ def _new_recipe(
         address=index.address,
         encoder_name=checkpoint.name,
         encoder=checkpoint.record,
-        codec=calibrate_codec_task(index.address, shards[0], checkpoint.name, chunking, bits),
+        codec=calibrate_codec_task(index.address, shards, checkpoint.name, chunking, bits, base.horizon),
         chunking=chunking,
         horizon=base.horizon,
     )

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from encoding.checkpoint import Checkpoint, open_checkpoint
 from encoding.chunking import Chunker, Passage
 from encoding.encoder import Encoder, load_encoder
 from encoding.memory import give_back
@@ -25,7 +26,7 @@ from index_format.codec import Codec
 from index_format.errors import EncoderMismatch, IndexCorrupt, ObjectExists, ObjectMissing
 from index_format.files import write_object
 from index_format.index import Index
-from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, Manifest
+from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, FileRef, Manifest
 from index_format.npz import write_npz
 from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_segment
 from tasks import progress
@@ -65,10 +66,19 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def calibrate_codec(address: str, shard: Shard, encoder_name: str, chunking: ChunkingRecord, bits: int) -> CodecRecord:
-    """Fix the codec of a new index: the mean is that of the token vectors of a few documents of its first shard."""
-    index = Index.at(address)
-    table = _read_shard(index, shard)
+def calibrate_codec(
+    address: str, shards: Sequence[Shard], encoder_name: str, chunking: ChunkingRecord, bits: int, horizon: int = 0
+) -> CodecRecord:
+    """Fix the codec of a new index: the mean is that of the token vectors of a few documents of its first shard.
+
+    Another processor adds up another mean in its last bits. So where a run that was stopped has finished any of the
+    shards, its codec is the one.
+    """
+    index, checkpoint = Index.at(address), open_checkpoint(encoder_name)
+    begun = _codec_of_finished_work(index, shards, checkpoint, chunking, bits, horizon)
+    if begun is not None:
+        return begun
+    table = _read_shard(index, shards[0])
     chosen = np.unique(np.linspace(0, table.num_rows - 1, _CALIBRATION_DOCUMENTS).astype(int))
     with gpu_claimed():
         encoder = load_encoder(encoder_name)
@@ -81,6 +91,30 @@ def calibrate_codec(address: str, shard: Shard, encoder_name: str, chunking: Chu
 
 
 calibrate_codec_task = as_task(calibrate_codec, "calibrate codec")
+
+
+def _codec_of_finished_work(
+    index: Index, shards: Sequence[Shard], checkpoint: Checkpoint, chunking: ChunkingRecord, bits: int, horizon: int
+) -> CodecRecord | None:
+    """The codec that one of the shards has a receipt for. The receipt's name is a hash of the codec's bytes too."""
+    finished = set(index.store.list(keys.RECEIPTS))
+    for key in index.store.list(keys.CODECS) if finished else []:
+        if keys.drawn_at(key) < horizon:
+            continue  # it may be collected at any moment
+        with contextlib.suppress(ObjectMissing):
+            data = index.store.get(key)
+            file = FileRef(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            codec = CodecRecord(bits=bits, file=file)
+            recipe = Recipe(
+                address=index.address,
+                encoder_name=checkpoint.name,
+                encoder=checkpoint.record,
+                codec=codec,
+                chunking=chunking,
+            )
+            if any(keys.receipt(recipe.work_key(shard)) in finished for shard in shards):
+                return codec
+    return None
 
 
 def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:

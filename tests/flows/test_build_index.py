@@ -23,7 +23,7 @@ from index_format.index import Index
 from index_format.verify import verify
 from serving.search import Hit, search
 from serving.snapshot import open_snapshot
-from tasks import progress
+from tasks import encode_shard, progress
 from tasks.rows import Source
 
 pytestmark = pytest.mark.usefixtures("prefect_here")
@@ -287,6 +287,26 @@ def test_finished_work_that_is_not_whole_is_done_again(write, tmp_path: Path, mo
     assert len(finished) == 3
     assert not list(verify(Index.at(index).store, [1]))
     assert {hit.document_id for hit in ask(index, "animals", k=10)} == {"bees", "cats"}
+
+
+def test_finished_work_is_used_where_another_processor_would_calibrate_otherwise(write, tmp_path, monkeypatch) -> None:
+    """The codec is that of the run that was stopped; here another sample stands for another processor."""
+    monkeypatch.setattr("tasks.stage_documents.SHARD_DOCUMENTS", 2)
+    monkeypatch.setattr("tasks.tables.BATCH_ROWS", 1)
+    index, source = tmp_path / "index", write(BEES, CATS, DOGS)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(indexing, "train_codebook_task", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(source, index)
+    finished = {path.name for path in (index / "segments").iterdir()}
+    monkeypatch.setattr(encode_shard, "_CALIBRATION_DOCUMENTS", 1)
+    build(source, index)
+    assert {one.id for one in Index.at(index).current().segments} == finished
+    assert len(list((index / "codecs").iterdir())) == 1
 
 
 def test_settings_that_the_index_does_not_have_are_refused(write, tmp_path: Path) -> None:
