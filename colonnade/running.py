@@ -74,12 +74,14 @@ def tell(summary: Summary, list_rejected: bool, as_json: bool) -> None:
 
 def run_flow(call: Callable[[], Result]) -> Result:
     """Run a flow with progress bars. Ctrl-C stops its work at the next step and leaves the index as it was."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from colonnade import terminal
 
-    # Heartbeats are for workers; here they would add a second to every run.
-    with terminal.progress_bars() as stopping, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    # A server that stays tells by heartbeats that a run was killed. One that ends with the run has no use for them,
+    # and they would add a second to the run.
+    quick = {} if PREFECT_API_URL.value() else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with terminal.progress_bars() as stopping, temporary_settings(quick):
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             # The tasks run in threads, which no signal reaches: they look at this before each step.
