@@ -18,7 +18,7 @@ from colonnade.options import (
     TextColumn,
     TitleColumn,
 )
-from colonnade.running import prepare_prefect, run_and_tell, run_flow, validated
+from colonnade.running import prepare_prefect, refuse_missing, run_and_tell, run_flow, validated
 from index_format.errors import InputError
 
 Queries = Annotated[
@@ -46,6 +46,7 @@ def sync(
 
     In Python: flows.sync_index.sync_index(SyncParameters(...))
     """
+    refuse_missing(source)
     prepare_prefect()
     from flows.parameters import SyncParameters
     from flows.sync_index import sync_index

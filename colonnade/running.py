@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from index_format.errors import InputError, NothingToIndex
+from index_format.errors import InputError, NothingToIndex, StorageError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -34,6 +34,13 @@ def validated(model: type[Parameters], **values: object) -> Parameters:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
         raise InputError("; ".join(faults) + ".") from None
+
+
+def refuse_missing(source: str) -> None:
+    """Raise SourceError where there is no such source: the likeliest mistake, told before Prefect takes its seconds."""
+    from tasks.sources import find_source
+
+    find_source(source)
 
 
 def run_and_tell(call: Callable[[], Summary], list_rejected: bool, as_json: bool) -> None:
@@ -104,14 +111,24 @@ def _reach_server() -> None:
     """
     from prefect import get_client
 
+    failed: list[RuntimeError] = []
+
     def reach() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with get_client(sync_client=True):
-            pass
+        try:
+            with get_client(sync_client=True):
+                pass
+        except RuntimeError as error:
+            failed.append(error)
 
     thread = threading.Thread(target=reach, daemon=True)
     thread.start()
     thread.join()
+    if failed:
+        raise StorageError(
+            f"Prefect's temporary server did not start ({failed[0]}). Nothing was changed. Run again when the machine "
+            "is less busy, or start a server that stays, with `prefect server start`, and name it in PREFECT_API_URL."
+        )
 
 
 def prepare_prefect() -> None:
