@@ -14,14 +14,16 @@ from flows.build_index import build_index
 from flows.parameters import BuildParameters
 from index_format import keys
 from index_format.change import Addition, Origin
+from index_format.doctor import refuse_unsafe_store
 from index_format.index import Index
-from index_format.manifest import ChunkingRecord
 from tasks import progress, stage_documents
 from tasks.assign_centroids import assign_centroids
 from tasks.drift import measure_drift
 from tasks.encode_shard import Recipe, calibrate_codec, encode_shard, remove_receipts
+from tasks.evaluate import recall_of_exact
 from tasks.publish import publish
 from tasks.rows import Source
+from tasks.settings import wanted_chunking
 from tasks.train_codebook import train_codebook
 
 TINY = str(Path(__file__).parents[1] / "tests" / "parity" / "golden" / "colbert-bert")
@@ -40,10 +42,12 @@ def build_by_flow(source: Source, place: str) -> None:
 
 def build_plainly(source: Source, place: str) -> None:
     """The same steps without Prefect."""
-    address, run_id, checkpoint = Index.at(place).address, keys.new_id(), open_checkpoint(TINY)
-    encoder, chunking = checkpoint.record, ChunkingRecord(passage_tokens=checkpoint.max_tokens, overlap_tokens=0)
-    staged = stage_documents.stage_documents(source, address, run_id, None)
-    codec = calibrate_codec(address, staged.shards[0], checkpoint.name, chunking, 4)
+    index, run_id, checkpoint = Index.at(place), keys.new_id(), open_checkpoint(TINY)
+    index.refuse_foreign_directory()
+    address, encoder, chunking = index.address, checkpoint.record, wanted_chunking(checkpoint)
+    staged = stage_documents.stage_documents(source, address, run_id, index.head())
+    refuse_unsafe_store(index.store)
+    codec = calibrate_codec(address, staged.shards, checkpoint.name, chunking, 4)
     recipe = Recipe(address=address, encoder_name=checkpoint.name, encoder=encoder, codec=codec, chunking=chunking)
     segments = [encode_shard(shard, recipe) for shard in staged.shards]
     codebook = train_codebook(address, segments, codec, encoder.dim)
@@ -52,6 +56,7 @@ def build_plainly(source: Source, place: str) -> None:
     remove_receipts(recipe, staged.shards)
     stage_documents.remove_staged(address, run_id)
     measure_drift(address, 1)
+    recall_of_exact(address, 1)
 
 
 def update_progress(times: int) -> None:

@@ -5,6 +5,8 @@
 A tiny encoder makes short work of a shard, so that what is left is orchestration. Builds of few and of many shards tell
 what a run costs and what a shard does, whatever it holds. What a build of 50,000 passages works is told by a sample of
 SciFact, encoded with the embedded encoder; codebook and centroids are left out, so the share comes out too high.
+The sample also tells how many shards 50,000 passages are at the most, as a shard ends with a thousand documents, of a
+passage each or more, or with two million characters.
 A processor second is one of this process or of Prefect's server, which runs as its child.
 """
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from tasks.rows import Source
 
 PASSAGES = 50_000
-SHARDS = 50  # the most that so many passages can be: a shard takes a thousand documents
 FEW, MANY = 2, 36  # shards of the builds
 DOCUMENTS = 36
 UPDATES = 20
@@ -61,7 +62,8 @@ class Orchestration:
     """Medians. start: of a temporary server, for a build that has no other. run: a flow, beside its shards.
 
     update: one of the progress, of which there is one every `update_every` seconds of encoding.
-    share: what orchestration costs a build of 50,000 passages, in parts of encoding them.
+    shards: the most that 50,000 passages can be. share: what orchestration costs a build of so many, in parts of
+    encoding them.
     """
 
     start: Seconds
@@ -70,6 +72,7 @@ class Orchestration:
     update: Seconds
     update_every: float
     passage: Seconds
+    shards: int
     share: Seconds
     builds: dict[str, list[Seconds]]
     environment: Environment
@@ -88,11 +91,12 @@ def measure_orchestration(data: Path, rounds: int, command: str) -> Orchestratio
     run = few - shard * FEW
     idle = _timed(lambda: builds.update_progress(0))
     update = (_timed(lambda: builds.update_progress(UPDATES)) - idle) * (1 / UPDATES)
-    passage = _passage(data)
+    passage, characters = _passage(data)
+    shards = most_shards(PASSAGES, characters)
     work = passage * PASSAGES
-    cost = start + run + shard * SHARDS + update * (work.wall / EVERY_SECONDS)
+    cost = start + run + shard * shards + update * (work.wall / EVERY_SECONDS)
     share = Seconds(cost.wall / work.wall, cost.processor / work.processor)
-    return Orchestration(start, run, shard, update, EVERY_SECONDS, passage, share, timings, started)
+    return Orchestration(start, run, shard, update, EVERY_SECONDS, passage, shards, share, timings, started)
 
 
 def _build_in_turn(rounds: int) -> dict[str, list[Seconds]]:
@@ -133,8 +137,15 @@ def _median(timings: list[Seconds]) -> Seconds:
     return Seconds(statistics.median(one.wall for one in timings), statistics.median(one.processor for one in timings))
 
 
-def _passage(data: Path) -> Seconds:
-    """What it costs to encode one passage of SciFact."""
+def most_shards(passages: int, characters: float) -> int:
+    """How many shards so many passages of so many characters on average can be: each but the last is full."""
+    from tasks.stage_documents import SHARD_CHARACTERS, SHARD_DOCUMENTS
+
+    return int(passages / SHARD_DOCUMENTS + passages * characters / SHARD_CHARACTERS) + 1
+
+
+def _passage(data: Path) -> tuple[Seconds, float]:
+    """What it costs to encode one passage of SciFact, and how many characters one has."""
     from benchmarks.builds import first_passages
     from benchmarks.judged import load_collection
     from encoding.encoder import load_encoder
@@ -143,7 +154,8 @@ def _passage(data: Path) -> Seconds:
     encoder = load_encoder(EMBEDDED)
     texts = first_passages(encoder, load_collection(data / "scifact").texts, SAMPLE)
     list(encoder.encode(texts[:8]))
-    return _median([_timed(lambda: list(encoder.encode(texts))) * (1 / len(texts)) for _ in range(3)])
+    seconds = _median([_timed(lambda: list(encoder.encode(texts))) * (1 / len(texts)) for _ in range(3)])
+    return seconds, sum(map(len, texts)) / len(texts)
 
 
 def _timed(work: Callable[[], object]) -> Seconds:
@@ -173,7 +185,7 @@ def table(measured: Orchestration) -> Figures:
     }
     rows = [[name, f"{one.wall:.3f}", f"{one.processor:.3f}"] for name, one in parts.items()]
     share = [f"{100 * part:.2f} %" for part in (measured.share.wall, measured.share.processor)]
-    rows.append([f"all of it, in parts of encoding {PASSAGES:,} passages in {SHARDS} shards", *share])
+    rows.append([f"all of it, in parts of encoding {PASSAGES:,} passages in {measured.shards} shards", *share])
     return Figures("What Prefect costs a build", ["", "seconds by the clock", "processor seconds"], rows)
 
 

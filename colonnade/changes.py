@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict
 
 from colonnade.records import Change, Records, Settings
 from encoding.checkpoint import EMBEDDED, Checkpoint, open_checkpoint
 from index_format import keys
 from index_format.change import Addition, Origin, refuse_other_encoder
 from index_format.doctor import refuse_unsafe_store
-from index_format.errors import CodebookChanged, CommitConflict, InputError, NothingToIndex
+from index_format.errors import CodebookChanged, CommitConflict, NothingToIndex
 from index_format.filters import Filter
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, Manifest
 from index_format.reports import read_report
 from index_format.segment import EncodedSegment
 from tasks.assign_centroids import assign_centroids
-from tasks.device import release_gpu
-from tasks.encode_shard import Recipe, calibrate_codec, encode_shard, remove_receipts, wanted_tokens
+from tasks.device import gpu_kept
+from tasks.encode_shard import Recipe, calibrate_codec, encode_shard, remove_receipts
 from tasks.publish import delete_documents, delete_matching, publish
 from tasks.rows import Rejected, Source
+from tasks.settings import refuse_other_settings, wanted_chunking
 from tasks.stage_documents import Shard, StagedDocuments, remove_staged, stage_documents
 from tasks.train_codebook import train_codebook
 
@@ -39,12 +40,14 @@ def add_source(index: Index, source: Source, encoder: str | None = None, setting
     checkpoint = open_checkpoint(encoder or (base.encoder.name if base else EMBEDDED))
     if base is not None:
         refuse_other_encoder(base, checkpoint.record, where=index.address)
-        _refuse_other_settings(base, settings)
+        refuse_other_settings(base, where="settings", **(asdict(settings) if settings else {}))
+    else:
+        _new_chunking(checkpoint, settings or Settings())  # refuses before a document is read
     try:
         staged = stage_documents(source, index.address, run_id, base)
-        manifest = _add(index, base, checkpoint, settings or Settings(), staged) if staged.shards else None
+        with gpu_kept():
+            manifest = _add(index, base, checkpoint, settings or Settings(), staged) if staged.shards else None
     finally:
-        release_gpu()
         remove_staged(index.address, run_id)
     rows = read_report(index.files, staged.rejected_file)
     if base is None and manifest is None:
@@ -90,7 +93,7 @@ def _add(
     """Encode what was staged and publish it."""
     if base is None:
         refuse_unsafe_store(index.store)
-        recipe = _new_recipe(index, checkpoint, settings, staged.shards[0])
+        recipe = _new_recipe(index, checkpoint, settings, staged.shards)
     else:
         recipe = Recipe.of(index.address, base, checkpoint.record)
     encoded = [encode_shard(shard, recipe) for shard in staged.shards]
@@ -115,31 +118,16 @@ def _publish(
     raise CommitConflict(f"{index.address}: its codebook was replaced {_CODEBOOKS} times. Run again later.")
 
 
-def _new_recipe(index: Index, checkpoint: Checkpoint, settings: Settings, shard: Shard) -> Recipe:
-    chunking = ChunkingRecord(
-        passage_tokens=wanted_tokens(checkpoint, settings.passage_tokens),
-        overlap_tokens=settings.overlap_tokens,
-        pool_factor=settings.pool_factor,
-    )
+def _new_recipe(index: Index, checkpoint: Checkpoint, settings: Settings, shards: Sequence[Shard]) -> Recipe:
+    chunking = _new_chunking(checkpoint, settings)
     return Recipe(
         address=index.address,
         encoder_name=checkpoint.name,
         encoder=checkpoint.record,
-        codec=calibrate_codec(index.address, shard, checkpoint.name, chunking, settings.bits),
+        codec=calibrate_codec(index.address, shards, checkpoint.name, chunking, settings.bits),
         chunking=chunking,
     )
 
 
-def _refuse_other_settings(base: Manifest, settings: Settings | None) -> None:
-    if settings is None:
-        return
-    cut = base.chunking
-    tokens = cut.passage_tokens if settings.passage_tokens is not None else None
-    there = Settings(base.codec.bits, tokens, cut.overlap_tokens, cut.pool_factor)
-    if settings != there:
-        names = [one.name for one in fields(Settings) if getattr(settings, one.name) != getattr(there, one.name)]
-        found = ", ".join(f"{name} {getattr(there, name)}, not {getattr(settings, name)}" for name in names)
-        raise InputError(
-            f"settings: the index that is there has {found}. Leave settings out to keep its own, "
-            "or make it anew with: colonnade reindex."
-        )
+def _new_chunking(checkpoint: Checkpoint, settings: Settings) -> ChunkingRecord:
+    return wanted_chunking(checkpoint, settings.passage_tokens, settings.overlap_tokens, settings.pool_factor)

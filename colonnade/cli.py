@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +32,7 @@ from colonnade.options import (
     Where,
 )
 from colonnade.pipelines import evaluate, reindex, sync
-from colonnade.running import prepare_prefect, run_and_tell, validated
+from colonnade.running import prepare_prefect, refuse_missing, run_and_tell, validated
 from colonnade.serve import serve
 from colonnade.upkeep import compact, gc, rollback, tag, versions
 from index_format.errors import (
@@ -62,14 +63,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (serve, versions, compact, rollback, tag, gc, sync, reindex, batch_search, explain, sql, export):
-    app.command()(command)
-app.command("eval")(evaluate)
-app.command("import")(import_command)
-app.add_typer(keys, name="keys")
 
-
-@app.command()
 def build(
     source: SourceArgument,
     index: IndexArgument,
@@ -77,21 +71,29 @@ def build(
     text_column: TextColumn = "text",
     title_column: TitleColumn = "title",
     encoder: Encoder = None,
-    bits: Annotated[int, typer.Option(help="Bits for each dimension of a token vector: 2, 4 or 8")] = 4,
+    bits: Annotated[
+        int | None, typer.Option(help="Bits for each dimension of a token vector: 1, 2, 4 or 8  [default: 4]")
+    ] = None,
     passage_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of a passage  [default: what the encoder takes]")
     ] = None,
-    overlap_tokens: Annotated[int, typer.Option(help="Tokens that neighbouring passages share")] = 0,
-    pool_factor: Annotated[int, typer.Option(help="Tokens of a passage that share a vector, about; 1 pools none")] = 1,
+    overlap_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that neighbouring passages share  [default: 0]")
+    ] = None,
+    pool_factor: Annotated[
+        int | None, typer.Option(help="Tokens of a passage that share a vector, about; 1 pools none  [default: 1]")
+    ] = None,
     list_rejected: ListRejected = False,
     as_json: Json = False,
 ) -> None:
     """Make an index from the documents of SOURCE. Run again, it adds what is new or changed.
 
+    Bits and cut hold for the life of the index: one that is there and has others refuses. `reindex` changes them.
     Every column beside id, text and title becomes metadata.
 
     In Python: Collection(INDEX).add(SOURCE)
     """
+    refuse_missing(source)
     prepare_prefect()
     from flows.build_index import build_index
     from flows.parameters import BuildParameters
@@ -105,7 +107,6 @@ def build(
     run_and_tell(lambda: build_index(parameters), list_rejected, as_json)
 
 
-@app.command()
 def add(
     source: SourceArgument,
     index: IndexArgument,
@@ -120,6 +121,7 @@ def add(
 
     In Python: Collection(INDEX).add(SOURCE)
     """
+    refuse_missing(source)
     prepare_prefect()
     from flows.build_index import add_documents
     from flows.parameters import AddParameters
@@ -129,7 +131,6 @@ def add(
     run_and_tell(lambda: add_documents(parameters), list_rejected, as_json)
 
 
-@app.command()
 def delete(
     index: IndexArgument,
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of the documents to delete")] = None,
@@ -158,7 +159,6 @@ def delete(
     run_and_tell(lambda: delete_documents(parameters), False, as_json)
 
 
-@app.command()
 def search(
     index: IndexArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for")],
@@ -199,7 +199,6 @@ def search(
         terminal.print_hits(answer.hits)
 
 
-@app.command()
 def inspect(
     index: IndexArgument,
     version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
@@ -224,7 +223,6 @@ def inspect(
         terminal.print_description(inspection.describe(manifest, place.address))
 
 
-@app.command()
 def verify(
     index: IndexArgument,
     version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
@@ -250,7 +248,6 @@ def verify(
         raise IndexCorrupt(f"{store.address}: {len(faults)} faults.")
 
 
-@app.command()
 def doctor(
     store: Annotated[str, typer.Argument(metavar="STORE", help="A directory, or s3://bucket/prefix")],
     as_json: Json = False,
@@ -273,7 +270,6 @@ def doctor(
         raise StorageError(f"{place.address} cannot hold an index: {len(broken)} of {len(findings)} promises broken.")
 
 
-@app.command()
 def demo(
     index: Annotated[Path, typer.Option(help="Where the demo keeps its index")] = Path(".demo/index"),
     documents: Annotated[int, typer.Option(min=100, help="How many docstrings to index, at most")] = 2100,
@@ -287,6 +283,27 @@ def demo(
     from colonnade.demo import run_demo
 
     run_demo(index, documents, port)
+
+
+# In the order in which somebody new needs them.
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Begin": {"demo": demo, "build": build, "search": search, "serve": serve},
+    "Documents": {
+        "add": add,
+        "delete": delete,
+        "sync": sync,
+        "reindex": reindex,
+        "import": import_command,
+        "export": export,
+    },
+    "Answers": {"batch-search": batch_search, "explain": explain, "sql": sql, "eval": evaluate},
+    "Versions": {"inspect": inspect, "versions": versions, "rollback": rollback, "tag": tag},
+    "Upkeep": {"compact": compact, "gc": gc, "verify": verify, "doctor": doctor},
+}
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
+app.add_typer(keys, name="keys", rich_help_panel="Upkeep")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from colonnade.options import (
     TextColumn,
     TitleColumn,
 )
-from colonnade.running import prepare_prefect, run_and_tell, run_flow, validated
+from colonnade.running import prepare_prefect, refuse_missing, run_and_tell, run_flow, validated
 from index_format.errors import InputError
 
 Queries = Annotated[
@@ -46,6 +46,7 @@ def sync(
 
     In Python: flows.sync_index.sync_index(SyncParameters(...))
     """
+    refuse_missing(source)
     prepare_prefect()
     from flows.parameters import SyncParameters
     from flows.sync_index import sync_index
@@ -130,6 +131,7 @@ def evaluate(
     terminal.print_rows(measures_table(done), False)
     if done.differences:
         terminal.print_rows(done.differences, False)
+    terminal.print_drift(done.drift, done.warnings)
 
 
 def _judged(queries: str | None, judgements: str | None) -> dict[str, str] | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from index_format.errors import InputError, NothingToIndex
+from index_format.errors import InputError, NothingToIndex, StorageError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -34,6 +34,13 @@ def validated(model: type[Parameters], **values: object) -> Parameters:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
         raise InputError("; ".join(faults) + ".") from None
+
+
+def refuse_missing(source: str) -> None:
+    """Raise SourceError where there is no such source: the likeliest mistake, told before Prefect takes its seconds."""
+    from tasks.sources import find_source
+
+    find_source(source)
 
 
 def run_and_tell(call: Callable[[], Summary], list_rejected: bool, as_json: bool) -> None:
@@ -74,12 +81,14 @@ def tell(summary: Summary, list_rejected: bool, as_json: bool) -> None:
 
 def run_flow(call: Callable[[], Result]) -> Result:
     """Run a flow with progress bars. Ctrl-C stops its work at the next step and leaves the index as it was."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from colonnade import terminal
 
-    # Heartbeats are for workers; here they would add a second to every run.
-    with terminal.progress_bars() as stopping, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    # A server that stays tells by heartbeats that a run was killed. One that ends with the run has no use for them,
+    # and they would add a second to the run.
+    quick = {} if PREFECT_API_URL.value() else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with terminal.progress_bars() as stopping, temporary_settings(quick):
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             # The tasks run in threads, which no signal reaches: they look at this before each step.
@@ -102,14 +111,24 @@ def _reach_server() -> None:
     """
     from prefect import get_client
 
+    failed: list[RuntimeError] = []
+
     def reach() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with get_client(sync_client=True):
-            pass
+        try:
+            with get_client(sync_client=True):
+                pass
+        except RuntimeError as error:
+            failed.append(error)
 
     thread = threading.Thread(target=reach, daemon=True)
     thread.start()
     thread.join()
+    if failed:
+        raise StorageError(
+            f"Prefect's temporary server did not start ({failed[0]}). Nothing was changed. Run again when the machine "
+            "is less busy, or start a server that stays, with `prefect server start`, and name it in PREFECT_API_URL."
+        )
 
 
 def prepare_prefect() -> None:

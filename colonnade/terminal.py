@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from flows.summary import Summary
     from index_format.compaction import Compacted
     from index_format.garbage import Garbage
+    from tasks.drift import SegmentDrift
 
 Item = TypeVar("Item")
+
+_SHOWN_SEGMENTS = 8  # the newest
 
 out = Console()
 err = Console(stderr=True)
@@ -107,7 +111,21 @@ def print_summary(summary: Summary) -> None:
         rates = {stage: f" ({rate:,} tokens a second)" for stage, rate in summary.tokens_a_second.items()}
         stages = ", ".join(f"{stage} {took:.1f} s{rates.get(stage, '')}" for stage, took in summary.seconds.items())
         err.print(f"  {stages}; {sum(summary.seconds.values()):.1f} s in all", highlight=False, soft_wrap=True)
-    for warning in summary.warnings:
+    print_drift(summary.drift, summary.warnings)
+
+
+def print_drift(drift: Sequence[SegmentDrift], warnings: Sequence[str]) -> None:
+    """The newest segments against their codebook, where any came after it; and what a person should look at."""
+    if any(not one.own for one in drift):
+        table = Table(box=None, pad_edge=False, title="Drift", title_justify="left")
+        rows = [asdict(one) for one in drift[-_SHOWN_SEGMENTS:]]
+        for name in rows[0]:
+            table.add_column(name)
+        for row in rows:
+            # Of a segment's name the time alone, so that a line fits.
+            table.add_row(*("" if value is None else str(value)[:12] for value in row.values()))
+        err.print(table)
+    for warning in warnings:
         err.print(f"[bold yellow]Warning:[/bold yellow] {warning}", highlight=False, soft_wrap=True)
 
 

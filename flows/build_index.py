@@ -13,7 +13,7 @@ from flows.summary import Summary
 from index_format.index import Index
 
 
-@flow(name="build-index", task_runner=ONE_THREAD)
+@flow(name="build-index", task_runner=ONE_THREAD, persist_result=False, result_serializer="json")
 def build_index(parameters: BuildParameters) -> Summary:
     """Make an index from a source, or bring the source's documents into the index that is there."""
     index = Index.at(parameters.index)
@@ -21,14 +21,14 @@ def build_index(parameters: BuildParameters) -> Summary:
     base = index.head()
     with progress_shown(index.address):
         summary = index_documents(index, base, parameters, "add" if base else "build")
-    return show_summary(follow_drift(summary, parameters.on_drift))
+    return follow_drift(show_summary(summary), parameters.on_drift)
 
 
-@flow(name="add-documents", task_runner=ONE_THREAD)
+@flow(name="add-documents", task_runner=ONE_THREAD, persist_result=False, result_serializer="json")
 def add_documents(parameters: AddParameters) -> Summary:
     """Add a source's documents to an index that exists; an id that it holds gets the new content."""
     index = Index.at(parameters.index)
     base = index.current()
     with progress_shown(index.address):
         summary = index_documents(index, base, BuildParameters(**dict(parameters)), "add")
-    return show_summary(follow_drift(summary, parameters.on_drift))
+    return follow_drift(show_summary(summary), parameters.on_drift)

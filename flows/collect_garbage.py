@@ -11,7 +11,7 @@ from index_format.history import Retention
 from tasks.upkeep import collect_task
 
 
-@flow(name="collect-garbage")
+@flow(name="collect-garbage", persist_result=False, result_serializer="json")
 def collect_garbage(parameters: CollectParameters) -> Garbage:
     """Find what nothing needs, and delete it if told to. Run it beside anything else, at any time."""
     retention = Retention(parameters.keep_versions, parameters.keep_days)

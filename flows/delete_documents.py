@@ -12,7 +12,7 @@ from index_format.index import Index
 from tasks.publish import delete_documents_task, delete_matching_task
 
 
-@flow(name="delete-documents")
+@flow(name="delete-documents", persist_result=False, result_serializer="json")
 def delete_documents(parameters: DeleteParameters) -> Summary:
     """Delete documents by id, or those that match a filter. Ids that the index does not hold count as unchanged."""
     index, matching = Index.at(parameters.index), parameters.matching

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from flows.evaluation import show_drift_of
 from flows.parameters import OnDrift, ReindexParameters
 from flows.reindex_index import reindex_index
-from flows.sight import show_drift
+from flows.sight import link_version, warn
 from flows.summary import Summary
 from index_format.errors import WorseAnswers
-from tasks.drift import LIMIT, measure_drift_task
-from tasks.evaluate import recall_of_exact_task
 
 
 def follow_drift(summary: Summary, on_drift: OnDrift) -> Summary:
-    """The summary with a warning when the newest segments drifted, or of the new version that came of it."""
+    """The summary of a run that is done and shown, with the drift of what it published.
+
+    Where that is wanted and the newest segments drifted, a new codebook is trained and published. Nothing that goes
+    wrong here makes a failure of the run.
+    """
     if not summary.published or not summary.passages:
         return summary
-    drift = measure_drift_task(summary.index, summary.version)
-    show_drift(summary.index, drift, recall_of_exact_task(summary.index, summary.version))
-    drifted = [one for one in drift if one.drifted]
-    if not drifted:
-        return summary
-    worst = max(one.ratio or 0.0 for one in drifted)
-    warning = (
-        f"{summary.index}: {len(drifted)} segments lie up to {worst:.2f} times as far from their centroids as text of "
-        f"the kind that the codebook was trained on; {LIMIT} is the limit. "
-    )
-    if on_drift == "warn":
-        advice = f"Answers stay right and become slower to find. Train a new one: colonnade reindex {summary.index}"
-        return replace(summary, warnings=[*summary.warnings, warning + advice])
+    drift = show_drift_of(summary.index, summary.version)
+    summary = replace(summary, drift=drift.segments, warnings=[*summary.warnings, *drift.warnings])
+    return _with_new_codebook(summary) if drift.found and on_drift == "reindex" else summary
+
+
+def _with_new_codebook(summary: Summary) -> Summary:
+    version = summary.version
     try:
-        renewed = reindex_index(ReindexParameters(index=summary.index))
-    except WorseAnswers as error:  # the gate held; the documents of this run are published all the same
-        kept = f"A new codebook was trained and answers worse, so the old one stays. {error}"
-        return replace(summary, warnings=[*summary.warnings, warning + kept])
-    done = f"A new codebook was trained: version {renewed.version}."
-    return replace(summary, version=renewed.version, warnings=[*summary.warnings, warning + done])
+        version = reindex_index(ReindexParameters(index=summary.index)).version
+        outcome = f"A new codebook was trained: version {version}."
+        link_version(summary.index, version)
+    except WorseAnswers as error:  # the gate held
+        outcome = f"A new codebook was trained and answers worse, so the old one stays. {error}"
+    except Exception as error:  # noqa: BLE001  # the documents of this run are published all the same
+        outcome = f"A new codebook was to be trained, and that failed: {error}"
+    return replace(summary, version=version, warnings=[*summary.warnings, warn(f"{summary.index}: {outcome}")])

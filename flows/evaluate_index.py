@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect import flow
 
 from flows.evaluation import Comparison, measure_version, show_comparison, show_drift_of
@@ -11,7 +13,7 @@ from index_format.index import Index
 from tasks.questions import read_questions
 
 
-@flow(name="evaluate-index")
+@flow(name="evaluate-index", persist_result=False, result_serializer="json")
 def evaluate_index(parameters: EvaluateParameters) -> Comparison:
     """Measure a version, by judged queries where there are any, and by a sample of its own passages otherwise."""
     index = Index.at(parameters.index)
@@ -23,8 +25,10 @@ def evaluate_index(parameters: EvaluateParameters) -> Comparison:
         previous = measure_version(index, index.version(parameters.beside), questions, parameters.beside_encoder)
     comparison = Comparison(index.address, measured, previous, questions[0] if questions else {})
     show_comparison(comparison)
-    show_drift_of(index, current.version, measured.recall_10)
     link_version(index.address, current.version)
+    drift = show_drift_of(index.address, current.version, measured.recall_10)
+    warnings = list(drift.warnings)
     if previous is not None and comparison.loss > parameters.tolerance:
-        warn(f"{index.address}: version {measured.version} answers worse than version {previous.version}.")
-    return comparison
+        worse = f"{index.address}: version {measured.version} answers worse than version {previous.version}."
+        warnings.append(warn(worse))
+    return replace(comparison, drift=drift.segments, warnings=warnings)

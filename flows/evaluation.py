@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from prefect.artifacts import create_image_artifact, create_table_artifact
 
 from flows.picture import MEASURE, differences, picture_address
-from flows.sight import show_drift
+from flows.sight import show_drift, warn
 from index_format.errors import WorseAnswers
 from index_format.index import Index
 from index_format.manifest import Manifest
-from tasks.drift import measure_drift_task
+from tasks.drift import LIMIT, SegmentDrift, measure_drift_task
 from tasks.evaluate import EXACT, Evaluation, evaluate_sample_task, evaluate_task, recall_of_exact_task
 from tasks.measures import Judgements, PerQuery, mean
 
@@ -23,13 +23,27 @@ Questions = tuple[dict[str, str], Judgements]
 
 
 @dataclass(frozen=True)
+class Drift:
+    """The newest segments against their codebook, and what a person should look at."""
+
+    segments: list[SegmentDrift]
+    warnings: list[str]
+
+    @property
+    def found(self) -> bool:
+        return any(one.drifted for one in self.segments)
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """A version measured, and perhaps another beside it. texts: of the queries, by id."""
+    """A version measured, and perhaps another beside it. texts: of the queries, by id. drift: of its segments."""
 
     index: str
     measured: Evaluation
     beside: Evaluation | None = None
     texts: dict[str, str] = field(default_factory=dict)
+    drift: list[SegmentDrift] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def loss(self) -> float:
@@ -110,9 +124,26 @@ def refuse_worse(comparison: Comparison, tolerance: float) -> None:
         )
 
 
-def show_drift_of(index: Index, version: int, recall_10: float | None = None) -> None:
-    """Leave the drift table of a version on the run's page. recall_10: where it was measured already."""
-    drift = measure_drift_task(index.address, version)
-    if drift:
-        recall = recall_of_exact_task(index.address, version) if recall_10 is None else recall_10
-        show_drift(index.address, drift, recall)
+def show_drift_of(address: str, version: int, recall_10: float | None = None) -> Drift:
+    """Leave the drift table of a version on the run's page, and warn where its newest segments drifted.
+
+    recall_10: where it was measured already. What fails here is a warning too: the version is there and stays.
+    """
+    try:
+        segments = measure_drift_task(address, version)
+        if segments:
+            recall = recall_of_exact_task(address, version) if recall_10 is None else recall_10
+            show_drift(address, segments, recall)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it does not undo what the run has done
+        return Drift([], [warn(f"{address}: drift of version {version} could not be measured: {error}")])
+    drift = Drift(segments, [])
+    return replace(drift, warnings=[warn(_drifted(address, segments))]) if drift.found else drift
+
+
+def _drifted(address: str, segments: list[SegmentDrift]) -> str:
+    drifted = [one.ratio or 0.0 for one in segments if one.drifted]
+    return (
+        f"{address}: {len(drifted)} segments lie up to {max(drifted):.2f} times as far from their centroids as text of "
+        f"the kind that the codebook was trained on; {LIMIT} is the limit. Answers stay right and become slower to "
+        f"find. A new codebook is trained by: colonnade reindex {address}"
+    )

@@ -14,13 +14,14 @@ from index_format.change import Addition, Origin, refuse_other_encoder
 from index_format.doctor import refuse_unsafe_store
 from index_format.errors import CodebookChanged, CommitConflict, NothingToIndex
 from index_format.index import Index
-from index_format.manifest import ChunkingRecord, CodebookRecord, Manifest, SegmentRecord
+from index_format.manifest import CodebookRecord, Manifest, SegmentRecord
 from index_format.reports import read_report
 from index_format.segment import EncodedSegment
 from tasks import progress
 from tasks.assign_centroids import assign_centroids_task
-from tasks.encode_shard import Recipe, calibrate_codec_task, remove_receipts, wanted_tokens
+from tasks.encode_shard import Recipe, calibrate_codec_task, remove_receipts
 from tasks.publish import delete_documents_task, publish_task
+from tasks.settings import DEFAULT_BITS, refuse_other_settings, wanted_chunking
 from tasks.stage_documents import Shard, StagedDocuments, remove_staged, stage_documents_task
 from tasks.train_codebook import train_codebook_task
 
@@ -46,6 +47,9 @@ def index_documents(
     checkpoint = open_checkpoint(parameters.encoder or (base.encoder.name if base else EMBEDDED))
     if base is not None:
         refuse_other_encoder(base, checkpoint.record, where=index.address)
+        refuse_other_settings(base, where=index.address, **parameters.settings)
+    else:
+        wanted_chunking(checkpoint, *parameters.cut)
     watch, run_id = Stopwatch(), keys.new_id()
     try:
         with watch.stage("load"):
@@ -103,17 +107,15 @@ def _recipe(
     index: Index, base: Manifest | None, checkpoint: Checkpoint, parameters: BuildParameters, shards: Sequence[Shard]
 ) -> Recipe:
     """How this run encodes: as the index was begun, or as the parameters say for a new one."""
-    passage_tokens = wanted_tokens(checkpoint, parameters.passage_tokens)
-    chunking = ChunkingRecord(
-        passage_tokens=passage_tokens, overlap_tokens=parameters.overlap_tokens, pool_factor=parameters.pool_factor
-    )
     if base is not None:
         return Recipe.of(index.address, base, checkpoint.record)
+    chunking = wanted_chunking(checkpoint, *parameters.cut)
+    bits = parameters.bits or DEFAULT_BITS
     return Recipe(
         address=index.address,
         encoder_name=checkpoint.name,
         encoder=checkpoint.record,
-        codec=calibrate_codec_task(index.address, shards[0], checkpoint.name, chunking, parameters.bits),
+        codec=calibrate_codec_task(index.address, shards, checkpoint.name, chunking, bits),
         chunking=chunking,
     )
 

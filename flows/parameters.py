@@ -6,11 +6,22 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from index_format.errors import InputError
 from index_format.filters import Filter, parse_filter
 from tasks.questions import Judged
 from tasks.rows import Source
+from tasks.settings import DEFAULT_BITS, LEAST_PASSAGE_TOKENS, refuse_wide_overlap
 
 OnDrift = Literal["warn", "reindex"]
+
+
+def _refuse_wide_overlap(passage_tokens: int | None, overlap_tokens: int | None) -> None:
+    """As soon as the form is sent, where both are in it; what the encoder decides is seen when the run starts."""
+    if passage_tokens is not None and overlap_tokens is not None:
+        try:
+            refuse_wide_overlap(passage_tokens, overlap_tokens)
+        except InputError as error:
+            raise ValueError(str(error)) from None
 
 
 class AddParameters(BaseModel):
@@ -32,17 +43,42 @@ class AddParameters(BaseModel):
 
 
 class BuildParameters(AddParameters):
-    """An index to build. What is set here stays for the life of the index."""
+    """An index to build. What is set here stays for its life: an index that is there and has it otherwise refuses."""
 
-    bits: Literal[1, 2, 4, 8] = Field(default=4, description="Bits for each dimension of a token vector")
-    passage_tokens: int | None = Field(
-        default=None, ge=32, description="Most tokens of a passage; by default as many as the encoder takes"
+    bits: Literal[1, 2, 4, 8] | None = Field(
+        default=None, description=f"Bits for each dimension of a token vector; {DEFAULT_BITS} for a new index"
     )
-    overlap_tokens: int = Field(default=0, ge=0, description="Tokens that neighbouring passages share")
-    pool_factor: int = Field(default=1, ge=1, description="Tokens of a passage that share a vector, about")
+    passage_tokens: int | None = Field(
+        default=None,
+        ge=LEAST_PASSAGE_TOKENS,
+        description="Most tokens of a passage; by default as many as the encoder takes",
+    )
+    overlap_tokens: int | None = Field(
+        default=None, ge=0, description="Tokens that neighbouring passages share; none for a new index"
+    )
+    pool_factor: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of a passage that share a vector, about; 1, which pools none, for a new one",
+    )
     source_fingerprint: str | None = Field(
         default=None, description="Kept in the version, to tell whether it is current"
     )
+
+    @property
+    def cut(self) -> tuple[int | None, int | None, int | None]:
+        """Passage tokens, overlap and pool factor."""
+        return self.passage_tokens, self.overlap_tokens, self.pool_factor
+
+    @property
+    def settings(self) -> dict[str, int | None]:
+        """What is chosen once for an index, by name."""
+        return self.model_dump(include={"bits", "passage_tokens", "overlap_tokens", "pool_factor"})
+
+    @model_validator(mode="after")
+    def _refuse_wide_overlap(self) -> BuildParameters:
+        _refuse_wide_overlap(self.passage_tokens, self.overlap_tokens)
+        return self
 
 
 class SyncParameters(AddParameters):
@@ -66,7 +102,7 @@ class ReindexParameters(BaseModel):
         default=None, description="'embedded', a folder, s3://, or owner/name on the Hugging Face hub"
     )
     bits: Literal[1, 2, 4, 8] | None = Field(default=None, description="Bits for each dimension of a token vector")
-    passage_tokens: int | None = Field(default=None, ge=32, description="Most tokens of a passage")
+    passage_tokens: int | None = Field(default=None, ge=LEAST_PASSAGE_TOKENS, description="Most tokens of a passage")
     overlap_tokens: int | None = Field(default=None, ge=0, description="Tokens that neighbouring passages share")
     pool_factor: int | None = Field(default=None, ge=1, description="Tokens of a passage that share a vector, about")
     judged: Judged | None = Field(
@@ -78,6 +114,11 @@ class ReindexParameters(BaseModel):
         le=1,
         description="How much worse is still published: in nDCG@10, or in recall of exact MaxSim without judgements",
     )
+
+    @model_validator(mode="after")
+    def _refuse_wide_overlap(self) -> ReindexParameters:
+        _refuse_wide_overlap(self.passage_tokens, self.overlap_tokens)
+        return self
 
 
 class EvaluateParameters(BaseModel):

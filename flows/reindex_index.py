@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect import flow
 
 from flows.evaluation import Comparison, measure_version, refuse_worse, show_comparison, show_drift_of
@@ -15,7 +17,7 @@ from index_format.manifest import Manifest
 from tasks.questions import read_questions
 
 
-@flow(name="reindex-index", task_runner=ONE_THREAD)
+@flow(name="reindex-index", task_runner=ONE_THREAD, persist_result=False, result_serializer="json")
 def reindex_index(parameters: ReindexParameters) -> Summary:
     """Make an index anew, measure it against the one that is there, and publish it when it is no worse."""
     index = Index.at(parameters.index)
@@ -33,5 +35,5 @@ def reindex_index(parameters: ReindexParameters) -> Summary:
 
     with progress_shown(index.address):
         summary = renew_codebook(index, base, gate) if only_codebook else renew_vectors(index, base, parameters, gate)
-    show_drift_of(index, summary.version)
-    return show_summary(summary)
+    drift = show_drift_of(index.address, show_summary(summary).version)
+    return replace(summary, drift=drift.segments, warnings=drift.warnings)

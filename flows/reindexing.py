@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from encoding.checkpoint import open_checkpoint
+from encoding.checkpoint import Checkpoint, open_checkpoint
 from flows.indexing import assign_all
 from flows.parameters import ReindexParameters
 from flows.spread import encode_shards
@@ -16,9 +16,10 @@ from index_format.errors import CommitConflict, InputError, NotCaughtUp
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodebookRecord, Manifest, SegmentRecord
 from index_format.segment import EncodedSegment
-from tasks.encode_shard import Recipe, calibrate_codec_task, remove_receipts, wanted_tokens
+from tasks.encode_shard import Recipe, calibrate_codec_task, remove_receipts
 from tasks.publish import publish_codebook_task, publish_vectors_task
 from tasks.restage import restage_documents_task
+from tasks.settings import wanted_chunking
 from tasks.stage_documents import Shard, remove_staged
 from tasks.train_codebook import train_codebook_task
 
@@ -59,6 +60,8 @@ def renew_codebook(index: Index, base: Manifest, gate: Gate) -> Summary:
 def renew_vectors(index: Index, base: Manifest, parameters: ReindexParameters, gate: Gate) -> Summary:
     """Encode all documents from the texts that the index holds, catch up with what came meanwhile, and cut over."""
     watch, run_id = Stopwatch(), keys.new_id()
+    checkpoint = open_checkpoint(parameters.encoder or base.encoder.name)
+    chunking = _new_chunking(base, checkpoint, parameters)
     shards: list[Shard] = []
     segments: list[EncodedSegment] = []
     records: list[SegmentRecord] = []
@@ -71,7 +74,8 @@ def renew_vectors(index: Index, base: Manifest, parameters: ReindexParameters, g
                 fresh = restage_documents_task(index.address, run_id, head, segments, len(shards))
             shards += fresh
             with watch.stage("encode"):
-                recipe = recipe or _new_recipe(index, base, parameters, fresh)
+                bits = parameters.bits or base.codec.bits
+                recipe = recipe or _new_recipe(index, base, checkpoint, chunking, bits, fresh)
                 encoded = encode_shards(fresh, recipe)
             segments += encoded
             with watch.stage("codebook"):
@@ -92,25 +96,25 @@ def renew_vectors(index: Index, base: Manifest, parameters: ReindexParameters, g
     raise CommitConflict(f"{index.address}: documents came faster than they could be encoded anew. Run again later.")
 
 
-def _new_recipe(index: Index, base: Manifest, parameters: ReindexParameters, shards: list[Shard]) -> Recipe:
-    """As the index is, but for what the parameters name. A new encoder takes passages as long as it can."""
+def _new_chunking(base: Manifest, checkpoint: Checkpoint, parameters: ReindexParameters) -> ChunkingRecord:
+    """As the index is cut, but for what the parameters name. A new encoder takes passages as long as it can."""
+    cut = base.chunking
+    as_it_is = cut.passage_tokens if checkpoint.fingerprint == base.encoder.fingerprint else None
+    overlap = cut.overlap_tokens if parameters.overlap_tokens is None else parameters.overlap_tokens
+    pool = parameters.pool_factor or cut.pool_factor
+    return wanted_chunking(checkpoint, parameters.passage_tokens or as_it_is, overlap, pool)
+
+
+def _new_recipe(
+    index: Index, base: Manifest, checkpoint: Checkpoint, chunking: ChunkingRecord, bits: int, shards: list[Shard]
+) -> Recipe:
     if not shards:
         raise InputError(f"{index.address} holds no documents to encode anew.")
-    checkpoint = open_checkpoint(parameters.encoder or base.encoder.name)
-    as_it_is = base.chunking.passage_tokens if checkpoint.fingerprint == base.encoder.fingerprint else None
-    overlap, pool = parameters.overlap_tokens, parameters.pool_factor
-    chunking = ChunkingRecord(
-        passage_tokens=wanted_tokens(checkpoint, parameters.passage_tokens or as_it_is),
-        overlap_tokens=base.chunking.overlap_tokens if overlap is None else overlap,
-        pool_factor=pool or base.chunking.pool_factor,
-    )
-    bits = parameters.bits or base.codec.bits
-    codec = calibrate_codec_task(index.address, shards[0], checkpoint.name, chunking, bits)
     return Recipe(
         address=index.address,
         encoder_name=checkpoint.name,
         encoder=checkpoint.record,
-        codec=codec,
+        codec=calibrate_codec_task(index.address, shards, checkpoint.name, chunking, bits, base.horizon),
         chunking=chunking,
         horizon=base.horizon,
     )

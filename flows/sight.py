@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar, cast
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -17,6 +18,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.states import Completed
 
 from flows.summary import Summary
 from index_format import keys
@@ -27,6 +29,8 @@ from tasks.drift import SegmentDrift
 
 EVERY_SECONDS = 10.0  # an update is two hundredths of a second of processor, and a build has an hour of them
 _SHOWN_REASONS = 100
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -69,7 +73,7 @@ class _Bar:
 
 def show_summary(summary: Summary) -> Summary:
     """Leave the numbers of a run on its page, and a link to the version that is current after it."""
-    left_out = ("seconds", "rejected_file", "warnings")
+    left_out = ("seconds", "rejected_file", "drift", "warnings")
     numbers = {name: value for name, value in asdict(summary).items() if name not in left_out}
     numbers |= {f"seconds: {stage}": seconds for stage, seconds in summary.seconds.items()}
     numbers |= {f"tokens a second: {stage}": rate for stage, rate in summary.tokens_a_second.items()}
@@ -102,7 +106,18 @@ def link_version(index: str, version: int) -> None:
     create_link_artifact(f"{place}/{keys.manifest(version)}", f"version {version} of {index}", key="version")
 
 
-def warn(warning: str) -> None:
-    """Say something that a person should see: in the log, and on the page by itself."""
+def warn(warning: str) -> str:
+    """Say something that a person should see: in the log, and on the page by itself. Returns it."""
     get_run_logger().warning(warning)
     create_markdown_artifact(f"**Warning.** {warning}", key="warning")
+    return warning
+
+
+def busy(work: str, index: str) -> str:
+    """Why a run does nothing."""
+    return f"{index}: another {work} is at work on it, so this run did nothing."
+
+
+def stood_aside(result: Result, why: str) -> Result:
+    """What a flow returns when it does nothing because another run is at it: its state in Prefect says so too."""
+    return cast("Result", Completed(name="Stood aside", message=why, data=result))

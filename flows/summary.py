@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from index_format.manifest import FileRef
+from tasks.drift import SegmentDrift
 
 _RATED = ("encode", "centroids")  # stages that work on every token
 
@@ -17,7 +18,7 @@ class Summary:
     """The outcome of one run of a flow. `version` is the index's after it; `published` says whether it is new.
 
     held_back: documents that a sync did not delete, because rows without an id may have been theirs.
-    warnings: what a person should look at. seconds: of each stage.
+    drift: the newest segments against their codebook. warnings: what a person should look at. seconds: of each stage.
     """
 
     index: str
@@ -35,6 +36,7 @@ class Summary:
     tokens: int = 0
     bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    drift: list[SegmentDrift] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property

@@ -9,21 +9,34 @@ from prefect import flow
 from flows.drift import follow_drift
 from flows.indexing import index_documents
 from flows.parameters import BuildParameters, SyncParameters
-from flows.sight import progress_shown, show_summary
+from flows.sight import busy, progress_shown, show_summary, stood_aside
 from flows.spread import ONE_THREAD
 from flows.summary import Summary
+from flows.turns import turn
 from index_format.errors import SourceError
 from index_format.index import Index
 from index_format.manifest import Manifest
 from tasks.stage_documents import StagedDocuments
 
 
-@flow(name="sync-index", task_runner=ONE_THREAD)
+@flow(name="sync-index", task_runner=ONE_THREAD, persist_result=False, result_serializer="json")
 def sync_index(parameters: SyncParameters) -> Summary:
-    """Make an index mirror a source. Documents that the source no longer has are deleted, up to a share of them."""
-    index = Index.at(parameters.index)
-    base = index.current()
+    """Make an index mirror a source. Documents that the source no longer has are deleted, up to a share of them.
 
+    While another sync of the index is at work it does nothing: on a schedule, the next one is not far.
+    """
+    index = Index.at(parameters.index)
+    version = index.current().version
+    with turn("sync", index.address) as alone:
+        if not alone:
+            why = busy("sync", index.address)
+            return stood_aside(show_summary(Summary(index.address, version, published=False, warnings=[why])), why)
+        summary = _mirror(index, parameters)
+    return follow_drift(show_summary(summary), parameters.on_drift)
+
+
+def _mirror(index: Index, parameters: SyncParameters) -> Summary:
+    base = index.current()
     held_back: list[str] = []
 
     def choose_removed(staged: StagedDocuments, _base: Manifest | None) -> list[str]:
@@ -38,7 +51,7 @@ def sync_index(parameters: SyncParameters) -> Summary:
         summary = index_documents(index, base, settings, "sync", choose_removed)
     if held_back:
         summary = replace(summary, held_back=len(held_back), warnings=[_held_back(parameters, len(held_back))])
-    return show_summary(follow_drift(summary, parameters.on_drift))
+    return summary
 
 
 def _held_back(parameters: SyncParameters, count: int) -> str:

@@ -12,7 +12,7 @@ from index_format.errors import IndexCorrupt
 from tasks.verify_index import verify_index_task
 
 
-@flow(name="verify-index")
+@flow(name="verify-index", persist_result=False, result_serializer="json")
 def verify_index(parameters: VerifyParameters) -> None:
     """Check every rule of the format. Raises IndexCorrupt when one does not hold."""
     faults = verify_index_task(parameters.index, parameters.version, all_versions=parameters.all_versions)

@@ -12,6 +12,7 @@ import time
 MANIFESTS = "manifests/"
 STAGING = "staging/"
 RECEIPTS = "receipts/"
+CODECS = "codecs/"
 
 VERSION_DIGITS = 20
 _TIME_DIGITS = 12
@@ -61,7 +62,7 @@ def manifest_version(key: str) -> int | None:
 
 
 def codec(codec_id: str) -> str:
-    return f"codecs/{codec_id}.npz"
+    return f"{CODECS}{codec_id}.npz"
 
 
 def codebook(codebook_id: str) -> str:

@@ -16,21 +16,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from encoding.checkpoint import Checkpoint
+from encoding.checkpoint import Checkpoint, open_checkpoint
 from encoding.chunking import Chunker, Passage
 from encoding.encoder import Encoder, load_encoder
 from encoding.memory import give_back
 from index_format import keys, schema
 from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
-from index_format.errors import EncoderMismatch, IndexCorrupt, InputError, ObjectExists, ObjectMissing
+from index_format.errors import EncoderMismatch, IndexCorrupt, ObjectExists, ObjectMissing
 from index_format.files import write_object
 from index_format.index import Index
-from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, Manifest
+from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, FileRef, Manifest
 from index_format.npz import write_npz
 from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_segment
 from tasks import progress
-from tasks.device import claim_gpu
+from tasks.device import gpu_claimed
 from tasks.prefect_task import as_task
 from tasks.stage_documents import Shard
 
@@ -66,30 +66,55 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def wanted_tokens(checkpoint: Checkpoint, passage_tokens: int | None) -> int:
-    """Most tokens of a passage: as many as the encoder takes, or fewer. Raises InputError."""
-    if (passage_tokens or 0) > checkpoint.max_tokens:
-        raise InputError(
-            f"passage_tokens: {checkpoint.name} takes {checkpoint.max_tokens} at most, got {passage_tokens}."
-        )
-    return passage_tokens or checkpoint.max_tokens
+def calibrate_codec(
+    address: str, shards: Sequence[Shard], encoder_name: str, chunking: ChunkingRecord, bits: int, horizon: int = 0
+) -> CodecRecord:
+    """Fix the codec of a new index: the mean is that of the token vectors of a few documents of its first shard.
 
-
-def calibrate_codec(address: str, shard: Shard, encoder_name: str, chunking: ChunkingRecord, bits: int) -> CodecRecord:
-    """Fix the codec of a new index: the mean is that of the token vectors of a few documents of its first shard."""
-    claim_gpu()
-    index, encoder = Index.at(address), load_encoder(encoder_name)
-    table = _read_shard(index, shard)
+    Another processor adds up another mean in its last bits. So where a run that was stopped has finished any of the
+    shards, its codec is the one.
+    """
+    index, checkpoint = Index.at(address), open_checkpoint(encoder_name)
+    begun = _codec_of_finished_work(index, shards, checkpoint, chunking, bits, horizon)
+    if begun is not None:
+        return begun
+    table = _read_shard(index, shards[0])
     chosen = np.unique(np.linspace(0, table.num_rows - 1, _CALIBRATION_DOCUMENTS).astype(int))
-    _, passages = _chunk(table.take(chosen), encoder, chunking)
-    batches = encoder.encode([passage.encoded_text for passage in passages], chunking.pool_factor)
-    sample = [vectors for batch in batches for _, vectors in batch]
+    with gpu_claimed():
+        encoder = load_encoder(encoder_name)
+        _, passages = _chunk(table.take(chosen), encoder, chunking)
+        batches = encoder.encode([passage.encoded_text for passage in passages], chunking.pool_factor)
+        sample = [vectors for batch in batches for _, vectors in batch]
     codec = Codec(mean=np.concatenate(sample).mean(axis=0).astype(np.float32), bits=bits)
     file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
     return CodecRecord(bits=bits, file=file)
 
 
 calibrate_codec_task = as_task(calibrate_codec, "calibrate codec")
+
+
+def _codec_of_finished_work(
+    index: Index, shards: Sequence[Shard], checkpoint: Checkpoint, chunking: ChunkingRecord, bits: int, horizon: int
+) -> CodecRecord | None:
+    """The codec that one of the shards has a receipt for. The receipt's name is a hash of the codec's bytes too."""
+    finished = set(index.store.list(keys.RECEIPTS))
+    for key in index.store.list(keys.CODECS) if finished else []:
+        if keys.drawn_at(key) < horizon:
+            continue  # it may be collected at any moment
+        with contextlib.suppress(ObjectMissing):
+            data = index.store.get(key)
+            file = FileRef(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            codec = CodecRecord(bits=bits, file=file)
+            recipe = Recipe(
+                address=index.address,
+                encoder_name=checkpoint.name,
+                encoder=checkpoint.record,
+                codec=codec,
+                chunking=chunking,
+            )
+            if any(keys.receipt(recipe.work_key(shard)) in finished for shard in shards):
+                return codec
+    return None
 
 
 def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
@@ -100,15 +125,7 @@ def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
         progress.report("encode", advance=shard.characters)
         return finished
     progress.report("encode")
-    claim_gpu()
-    encoder = load_encoder(recipe.encoder_name)
-    if encoder.record.fingerprint != recipe.encoder.fingerprint:
-        raise EncoderMismatch(
-            f"this worker's encoder {recipe.encoder_name!r} has fingerprint {encoder.record.fingerprint[:16]}, "
-            f"the flow's has {recipe.encoder.fingerprint[:16]}. Give both the same model files."
-        )
-    codec = read_codec(index.files, recipe.codec, recipe.encoder.dim)
-    segment = write_segment(index.store, _content(_read_shard(index, shard), encoder, codec, recipe.chunking))
+    segment = write_segment(index.store, _encoded(index, shard, recipe))
     give_back()
     with contextlib.suppress(ObjectExists):  # another worker finished the same shard; either result will do
         index.store.create(keys.receipt(recipe.work_key(shard)), msgspec.json.encode(segment))
@@ -141,6 +158,18 @@ def remove_receipts(recipe: Recipe, shards: Sequence[Shard]) -> None:
     store = Index.at(recipe.address).store
     for shard in shards:
         store.delete(keys.receipt(recipe.work_key(shard)))
+
+
+def _encoded(index: Index, shard: Shard, recipe: Recipe) -> SegmentContent:
+    codec = read_codec(index.files, recipe.codec, recipe.encoder.dim)
+    with gpu_claimed():
+        encoder = load_encoder(recipe.encoder_name)
+        if encoder.record.fingerprint != recipe.encoder.fingerprint:
+            raise EncoderMismatch(
+                f"this worker's encoder {recipe.encoder_name!r} has fingerprint {encoder.record.fingerprint[:16]}, "
+                f"the flow's has {recipe.encoder.fingerprint[:16]}. Give both the same model files."
+            )
+        return _content(_read_shard(index, shard), encoder, codec, recipe.chunking)
 
 
 def _content(table: pa.Table, encoder: Encoder, codec: Codec, chunking: ChunkingRecord) -> SegmentContent:

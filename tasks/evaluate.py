@@ -17,6 +17,7 @@ from serving.hybrid import Fusion, rank_hybrid, rank_words
 from serving.scorer import EXHAUSTIVE_BYTES
 from serving.search import Ranking, Recall, rank
 from serving.snapshot import Snapshot, open_snapshot
+from tasks.device import gpu_claimed
 from tasks.measures import DEPTH, Judgements, PerQuery, mean, measure, overlap
 from tasks.prefect_task import as_task
 
@@ -62,9 +63,10 @@ def evaluate(
 
     encoder: where the version's encoder is now. words: whether BM25 and the hybrid searches are measured beside it.
     """
-    loaded = load_encoder_of(manifest.encoder, encoder)
     snapshot = open_snapshot(Index.at(address), manifest)
-    vectors = [loaded.encode_query(text) for text in queries.values()]
+    with gpu_claimed():
+        loaded = load_encoder_of(manifest.encoder, encoder)
+        vectors = [loaded.encode_query(text) for text in queries.values()]
     served = dict(zip(queries, rankings(snapshot, vectors, "balanced"), strict=True))
     exact = dict(zip(queries, rankings(snapshot, vectors, "exact"), strict=True))
     per_query = measure(judgements, served)

@@ -25,9 +25,7 @@ _WILDCARDS = set("*?[")
 def read_rows(source: Source) -> Iterator[Rows | Rejected]:
     """All rows of a source in order, and those that could not be read. Raises SourceError when nothing can."""
     suffix = PurePosixPath(source.location).suffix.lower()
-    files, path = _filesystem(source.location)
-    if not files.exists(path) and not _WILDCARDS & set(path):
-        raise SourceError(f"{source.location}: there is no such file or folder.")
+    files, path = find_source(source.location)
     if suffix in SUFFIXES:
         yield from read_table(source, suffix, files, path)
     elif files.isdir(path):
@@ -36,12 +34,15 @@ def read_rows(source: Source) -> Iterator[Rows | Rejected]:
         raise SourceError(f"{source.location}: expected a file ending in {', '.join(SUFFIXES)}, or a folder of text.")
 
 
-def _filesystem(location: str) -> tuple[Any, str]:
+def find_source(location: str) -> tuple[Any, str]:
+    """The file system of a source, and its path there. Raises SourceError where there is nothing."""
     try:
         # A cached listing would hide files that came since this process last looked.
         files, path = fsspec.core.url_to_fs(location, use_listings_cache=False)
     except (ImportError, ValueError, OSError) as error:
         raise SourceError(f"{location}: cannot be opened ({error}).") from error
+    if not files.exists(path) and not _WILDCARDS & set(path):
+        raise SourceError(f"{location}: there is no such file or folder.")
     return files, path
 
 

@@ -220,6 +220,47 @@ def test_answering_never_loads_prefect() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("command", ["build", "add", "sync"])
+def test_a_missing_source_is_told_before_prefect_is_loaded(command: str, tmp_path: Path) -> None:
+    """The likeliest mistake costs no seconds."""
+    code = f"""
+import sys
+from colonnade import cli
+sys.argv = ["colonnade", "{command}", "nowhere.csv", "index"]
+try:
+    cli.main()
+finally:
+    print("prefect" in sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout.strip()) == (3, "False")
+    assert told.stderr == "colonnade: nowhere.csv: there is no such file or folder.\n"
+
+
+def test_a_temporary_server_that_does_not_start_is_told_without_a_trace(
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine with no time for it: what to do, and no index."""
+
+    def too_slow(**_options: object) -> None:
+        raise RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
+
+    monkeypatch.setattr("prefect.get_client", too_slow)
+    outcome = run("build", source, tmp_path / "index")
+    assert (outcome.code, "Traceback" in outcome.err) == (5, False)
+    assert "did not start (Timed out" in outcome.err
+    assert "PREFECT_API_URL" in outcome.err
+    assert not (tmp_path / "index").exists()
+
+
+def test_the_help_begins_with_what_a_newcomer_needs(run: Run) -> None:
+    """Commands stand in groups, and none is left out of them."""
+    told = run("--help").out
+    places = [told.index(f"│ {command} ") for command in ("demo", "build", "search", "serve", "add", "doctor", "keys")]
+    assert places == sorted(places)
+    assert "─ Commands ─" not in told
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("command", [["search", "QUERY"], ["serve"]])
 def test_a_gpu_that_is_not_there_is_wrong_input(run: Run, tmp_path: Path, command: list[str]) -> None:

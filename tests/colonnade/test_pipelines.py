@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+from colonnade.running import run_flow
 from index_format.index import Index
 from tests.colonnade.command import Run, runner
 from tests.strategies import live_texts
@@ -65,3 +67,9 @@ def test_a_mistake_gets_one_message(run: Run, arguments: list[str], code: int, m
     assert (outcome.code, outcome.out) == (code, "")
     assert message in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_a_run_from_a_terminal_tells_a_server_that_stays_that_it_lives(prefect_here: None) -> None:
+    """Else one that is killed stays "Running" there for ever: the automation waits for heartbeats."""
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}):
+        assert run_flow(PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value) == 60

@@ -12,16 +12,18 @@ import pytest
 
 from encoding.checkpoint import EMBEDDED
 from encoding.encoder import load_encoder, load_encoder_of
+from flows import indexing
 from flows.build_index import add_documents, build_index
 from flows.delete_documents import delete_documents
-from flows.parameters import AddParameters, BuildParameters, DeleteParameters
+from flows.parameters import AddParameters, BuildParameters, DeleteParameters, ReindexParameters
 from flows.summary import Summary
 from index_format import schema
 from index_format.errors import EncoderMismatch, IndexNotFound, InputError, NothingToIndex, StorageError
 from index_format.index import Index
+from index_format.verify import verify
 from serving.search import Hit, search
 from serving.snapshot import open_snapshot
-from tasks import progress
+from tasks import encode_shard, progress
 from tasks.rows import Source
 
 pytestmark = pytest.mark.usefixtures("prefect_here")
@@ -247,6 +249,85 @@ def test_a_run_that_is_stopped_is_continued_from_its_finished_shards(write, tmp_
     assert finished < published
     assert not list((index / "receipts").glob("*"))
     assert not list((index / "staging").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("harm", ["the receipt is cut", "its codes are gone", "its codes are damaged"])
+def test_finished_work_that_is_not_whole_is_done_again(write, tmp_path: Path, monkeypatch, harm: str) -> None:
+    """A receipt is trusted after its files were checked; what a killed run had staged is not looked at."""
+    monkeypatch.setattr("tasks.stage_documents.SHARD_DOCUMENTS", 1)
+    monkeypatch.setattr("tasks.tables.BATCH_ROWS", 1)
+    index, source = tmp_path / "index", write(BEES, CATS)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(indexing, "train_codebook_task", killed)
+        patched.setattr(indexing, "remove_staged", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            build(source, index)
+    for staged in (index / "staging").rglob("*.parquet"):
+        staged.write_bytes(b"damaged")
+    receipt = next((index / "receipts").glob("*.json"))
+    segment = json.loads(receipt.read_text())["id"]
+    codes = index / "segments" / segment / "codes.npz"
+    if harm == "the receipt is cut":
+        receipt.write_bytes(receipt.read_bytes()[:20])
+    elif harm == "its codes are gone":
+        codes.unlink()
+    else:
+        codes.write_bytes(codes.read_bytes()[:-1] + b"x")
+
+    assert build(source, index).added == 2
+
+    published = {one.id for one in Index.at(index).current().segments}
+    finished = {path.name for path in (index / "segments").iterdir()}
+    assert segment not in published
+    assert len(finished & published) == 2
+    assert len(finished) == 3
+    assert not list(verify(Index.at(index).store, [1]))
+    assert {hit.document_id for hit in ask(index, "animals", k=10)} == {"bees", "cats"}
+
+
+def test_finished_work_is_used_where_another_processor_would_calibrate_otherwise(write, tmp_path, monkeypatch) -> None:
+    """The codec is that of the run that was stopped; here another sample stands for another processor."""
+    monkeypatch.setattr("tasks.stage_documents.SHARD_DOCUMENTS", 2)
+    monkeypatch.setattr("tasks.tables.BATCH_ROWS", 1)
+    index, source = tmp_path / "index", write(BEES, CATS, DOGS)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(indexing, "train_codebook_task", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(source, index)
+    finished = {path.name for path in (index / "segments").iterdir()}
+    monkeypatch.setattr(encode_shard, "_CALIBRATION_DOCUMENTS", 1)
+    build(source, index)
+    assert {one.id for one in Index.at(index).current().segments} == finished
+    assert len(list((index / "codecs").iterdir())) == 1
+
+
+def test_settings_that_the_index_does_not_have_are_refused(write, tmp_path: Path) -> None:
+    """They hold for its life; left out, they are its own."""
+    index = tmp_path / "index"
+    build(write(BEES), index, bits=8)
+    assert build(write(CATS), index).version == 2
+    assert build(write(CATS), index, bits=8, overlap_tokens=0).unchanged == 1
+    with pytest.raises(InputError, match=r"has bits 8, not 4, pool_factor 1, not 2\. Leave them out.*reindex"):
+        build(write(DOGS), index, bits=4, pool_factor=2)
+
+
+def test_a_cut_that_cannot_be_is_refused_before_a_document_is_read(write, tmp_path: Path) -> None:
+    """By the form where it has all numbers, and when the run knows its encoder otherwise."""
+    with pytest.raises(ValueError, match="overlap_tokens: expected 0 to 16, a quarter of a passage's 64, got 17"):
+        BuildParameters(source=write(BEES), index="x", passage_tokens=64, overlap_tokens=17)
+    with pytest.raises(ValueError, match="overlap_tokens: expected 0 to 16"):
+        ReindexParameters(index="x", passage_tokens=64, overlap_tokens=17)
+    with pytest.raises(InputError, match="overlap_tokens: expected 0 to 63"):
+        build(write(BEES), tmp_path / "index", overlap_tokens=64)
+    assert not (tmp_path / "index").exists()
 
 
 def test_two_flows_that_add_the_same_documents_at_once_add_them_once(write, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.torture.flow_processes import RunningFlow, Work
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
+VARIABLES = {"colonnade_index": "/data/index", "colonnade_source": "/data/documents.parquet"}
 RUN_SECONDS = 240  # a busy machine starts a process slowly
 ZOMBIE = """
 import time
@@ -38,11 +39,15 @@ wait()
 
 
 @pytest.fixture(scope="module")
-def deployed(server: PrefectServer) -> PrefectServer:
-    """The server with the work pool and all deployments."""
+def deployed(server: PrefectServer) -> Iterator[PrefectServer]:
+    """The server with the work pool, the variables that schedules need, and all deployments."""
     server.prefect("work-pool", "create", "colonnade", "--type", "process")
+    for name, value in VARIABLES.items():
+        server.prefect("variable", "set", name, value, "--overwrite")
     server.prefect("deploy", "--all")
-    return server
+    yield server
+    for name in VARIABLES:
+        server.prefect("variable", "unset", name)
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +219,15 @@ def test_schedules_are_there_paused_and_the_form_refuses_nonsense(deployed: Pref
     answer = say(deployed, "POST", f"/deployments/{found['build_index']['id']}/create_flow_run", nonsense)
     assert answer.status_code == 409
     assert "bits" in answer.text
+
+
+def test_schedules_work_on_what_the_variables_name(deployed: PrefectServer) -> None:
+    """As they were when it was deployed; each schedule's parameters are ones that its flow takes."""
+    found = deployments(deployed)
+    resolved = {flow: one["parameters"] for flow in found for one in found[flow]["schedules"] if one["slug"]}
+    index, source = VARIABLES["colonnade_index"], {"location": VARIABLES["colonnade_source"]}
+    assert resolved.pop("sync_index") == {"parameters": {"index": index, "source": source}}
+    assert list(resolved.values()) == [{"parameters": {"index": index}}] * 3
 
 
 def test_a_run_without_heartbeats_is_marked_as_crashed_by_the_automation(deployed: PrefectServer, zombie: str) -> None:

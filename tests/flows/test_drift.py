@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 
+from colonnade import terminal
 from flows.build_index import add_documents, build_index
-from flows.parameters import AddParameters, BuildParameters
+from flows.evaluate_index import evaluate_index
+from flows.parameters import AddParameters, BuildParameters, EvaluateParameters
+from index_format.errors import CommitConflict, StorageError
 from index_format.index import Index
 from index_format.manifest import Manifest
 from tasks import drift, evaluate, train_codebook
@@ -58,7 +61,7 @@ def test_drift_has_a_new_codebook_trained_where_that_is_wanted(index: Index, wri
     """It fits all that is there, so the next run warns of nothing."""
     before = index.current().codebook.id
     summary = add_documents(AddParameters(source=write_texts(OTHERS), index=index.address, on_drift="reindex"))
-    assert "A new codebook was trained: version 3." in summary.warnings[0]
+    assert "A new codebook was trained: version 3." in summary.warnings[-1]
     assert (summary.version, index.current().version) == (3, 3)
     assert index.current().codebook.id != before
     assert set(live_texts(index)) == {*ANIMALS, *OTHERS}
@@ -74,9 +77,40 @@ def test_a_codebook_that_answers_worse_is_not_published(index: Index, write_text
 
     monkeypatch.setattr("flows.reindex_index.measure_version", measure)
     summary = add_documents(AddParameters(source=write_texts(OTHERS), index=index.address, on_drift="reindex"))
-    assert "answers worse, so the old one stays" in summary.warnings[0]
+    assert "answers worse, so the old one stays" in summary.warnings[-1]
     assert (summary.version, index.current().version, index.current().codebook.id) == (2, 2, before)
     assert set(live_texts(index)) == {*ANIMALS, *OTHERS}
+
+
+@pytest.mark.parametrize("error", [StorageError("the disk is gone"), CommitConflict("another was first")])
+def test_what_fails_after_the_commit_is_a_warning(index: Index, write_texts, monkeypatch, error: Exception) -> None:
+    """The documents are published: a run that says it failed would have them published again."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    source = write_texts(OTHERS)
+    monkeypatch.setattr("flows.drift.reindex_index", fail)
+    summary = add_documents(AddParameters(source=source, index=index.address, on_drift="reindex"))
+    assert (summary.version, summary.published) == (2, True)
+    assert f"that failed: {error}" in summary.warnings[-1]
+    monkeypatch.setattr("flows.evaluation.measure_drift_task", fail)
+    source = write_texts({"more": "Withholding liabilities accrue."})
+    summary = add_documents(AddParameters(source=source, index=index.address, on_drift="reindex"))
+    assert (summary.version, summary.published, summary.drift) == (3, True, [])
+    assert f"drift of version 3 could not be measured: {error}" in summary.warnings[-1]
+
+
+def test_an_evaluation_warns_of_drift_and_the_terminal_shows_its_table(index: Index, write_texts, capsys) -> None:
+    """As the run did that added the documents."""
+    added = add_documents(AddParameters(source=write_texts(OTHERS), index=index.address))
+    evaluated = evaluate_index(EvaluateParameters(index=index.address))
+    assert evaluated.warnings == added.warnings
+    assert evaluated.drift == added.drift
+    capsys.readouterr()
+    terminal.print_summary(added)
+    told = capsys.readouterr().err
+    assert all(name in told for name in ("Drift", "quantisation", "ratio", f"colonnade reindex {index.address}"))
 
 
 def test_the_drift_table_tells_what_a_search_finds_of_exact_maxsim(index: Index, write_texts, monkeypatch) -> None:

@@ -1,32 +1,44 @@
-"""Where shards are encoded, by one setting, and one GPU for one process."""
+"""Where shards are encoded, by one setting, and that nobody waits for what the flow itself holds."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from prefect import get_client, task
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Scheduled
 
-from flows.spread import SETTING, Place
+from flows import spread
+from flows.build_index import build_index
+from flows.encode_shards import encode_shards as encode_flow
+from flows.parameters import BuildParameters
+from flows.spread import SETTING, Place, encode_shards
+from index_format import keys
 from index_format.errors import InputError
 from index_format.index import Index
+from index_format.segment import SegmentContent
+from tasks import device, encode_shard, evaluate, progress
 from tasks.device import Places
-from tests.prefect_server import PROJECT, PrefectServer
+from tasks.encode_shard import Recipe
+from tasks.stage_documents import Shard
+from tests.flows.conftest import Write
+from tests.prefect_server import PROJECT, PrefectServer, kill_worker, started_by
+from tests.strategies import make_recipe
 from tests.torture.flow_kills import ENCODER
 from tests.torture.flow_processes import RunningFlow, Work
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from tasks.device import Places
-print(Places(Path(sys.argv[1]), ["one", "two"]).take(), flush=True)
-time.sleep(300)
-"""
 
 
 def test_the_setting_says_where_and_refuses_nonsense() -> None:
@@ -41,25 +53,126 @@ def test_the_setting_says_where_and_refuses_nonsense() -> None:
             Place.of(wrong)
 
 
-def test_a_place_is_for_one_process_and_free_as_soon_as_it_is_killed(tmp_path: Path) -> None:
-    """Two processes have one of two places each; the third waits, and follows the one that dies at once."""
-    holders = [
-        subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=PROJECT)
-        for _ in range(2)
-    ]
-    try:
-        held = [int(one.stdout.readline()) for one in holders if one.stdout]
-        assert sorted(held) == [0, 1]
-        os.kill(holders[0].pid, signal.SIGKILL)
-        holders[0].wait(10)
-        ours = Places(tmp_path, ["one", "two"])
-        assert ours.take() == held[0]
-        assert ours.take() == held[0]
-        ours.leave()
-    finally:
-        for one in holders:
-            one.kill()
-            one.wait(10)
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """A GPU for encoders to claim, which they do not notice that they lack. Says whether it is free."""
+    pretended = SimpleNamespace(is_available=lambda: True, set_device=lambda _number: None)
+    monkeypatch.setattr(device, "torch", SimpleNamespace(cuda=pretended))
+    monkeypatch.setattr(device, "_places", Places(tmp_path, lambda: ["gpu"]))
+
+    def free() -> bool:
+        another = Places(tmp_path, lambda: ["gpu"])
+        with another.kept():
+            return another._taken() is not None
+
+    return free
+
+
+def test_a_flow_lets_the_gpu_go_before_others_encode(
+    prefect_here: None, gpu: Callable[[], bool], write_texts: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It claimed it to calibrate the codec. Its processes would wait for it, and it for them."""
+    found = []
+
+    def encode_by_runner(shards: object, recipe: object, place: Place) -> None:
+        found.append((place.workers, gpu()))
+
+    def encode(*given: object) -> SegmentContent:
+        found.append(gpu())
+        return content(*given)
+
+    content = encode_shard._content
+    monkeypatch.setenv(SETTING, "processes:2")
+    monkeypatch.setattr(spread, "_encode_by_runner", encode_by_runner)
+    monkeypatch.setattr(encode_shard, "_content", encode)
+    build_index(BuildParameters(source=write_texts({"a": "Bees make honey."}), index=str(tmp_path / "index")))
+    assert found == [(2, True), False]
+    assert gpu()
+
+
+def test_an_evaluation_by_questions_claims_the_gpu_for_its_encoder(
+    prefect_here: None, gpu: Callable[[], bool], write_texts: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And lets it go when the questions are encoded."""
+    place, found = str(tmp_path / "index"), []
+    build_index(BuildParameters(source=write_texts({"a": "Bees make honey."}), index=place))
+    load = evaluate.load_encoder_of
+    monkeypatch.setattr(evaluate, "load_encoder_of", lambda *given: found.append(gpu()) or load(*given))
+    evaluate.evaluate(place, Index.at(place).current(), {"q": "honey"}, {"q": {"a": 1}})
+    assert found == [False]
+    assert gpu()
+
+
+def test_nothing_to_encode_starts_no_run(prefect_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reindex that has caught up has no shards."""
+    for where in ("here", "processes:2", "pool:2"):
+        monkeypatch.setenv(SETTING, where)
+        assert encode_shards([], a_recipe(Index.at(tmp_path / "index"))) == []
+
+
+@task
+def threads() -> int:
+    """Of torch, in the process that this runs in."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+@pytest.mark.slow
+def test_processes_share_the_threads_of_the_machine(prefect_here: None) -> None:
+    """Each encoder would use all of them, and both together be slower than one."""
+    import torch
+
+    with spread._runner(Place("processes", 2)) as runner:
+        assert runner.submit(threads, {}).result() == max(1, torch.get_num_threads() // 2)
+
+
+def test_a_run_that_waits_for_a_worker_is_told_of_and_one_that_is_stuck_is_given_up(
+    prefect_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody serves the queue; then a person cancels the run, and the worker that should end it is dead."""
+    monkeypatch.setattr(spread, "get_run_logger", lambda: logging.getLogger("waiting"))
+    monkeypatch.setattr(spread, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(spread, "_REMIND_SECONDS", 0.1)
+    monkeypatch.setattr(spread, "PATIENCE_SECONDS", 1.0)
+    index, told = Index.at(tmp_path / "index"), []
+    recipe = a_recipe(index)
+    shards = [Shard(file=recipe.codec.file, content=f"{at}", documents=1, characters=10 + at) for at in range(2)]
+    with get_client(sync_client=True) as client, progress.listening(lambda step: told.append(step.advance)):
+        begun = client.create_flow_run(encode_flow, state=Scheduled())
+        waiting = threading.Thread(
+            target=copy_context().run, args=(spread._wait, index, recipe, [spread._Run(begun, shards, 0.0)])
+        )
+        waiting.start()
+        until(lambda: "1 of the runs that encode wait for a worker" in caplog.text)
+        index.store.create(keys.receipt(recipe.work_key(shards[1])), b"{}")
+        until(lambda: 11 in told)
+        assert waiting.is_alive()
+        client.set_flow_run_state(begun.id, State(type=StateType.CANCELLING), force=True)
+        waiting.join(20)
+        assert not waiting.is_alive()
+        state = client.read_flow_run(begun.id).state
+    assert state is not None
+    assert (state.type, state.message) == (StateType.CRASHED, "No shard was finished for 1 seconds: given to others.")
+
+
+def a_recipe(index: Index) -> Recipe:
+    """Of an index of words."""
+    made = make_recipe(index)
+    return Recipe(
+        address=index.address,
+        encoder_name="words",
+        encoder=made.encoder,
+        codec=made.codec_record,
+        chunking=made.chunking,
+    )
+
+
+def until(seen: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -89,20 +202,36 @@ def test_processes_encode_and_one_that_is_killed_costs_its_shard(server: Prefect
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_encodes_without_a_change_of_the_flow(server: PrefectServer, tmp_path: Path) -> None:
-    """The setting alone; a local cluster of the flow's own."""
-    pytest.importorskip("prefect_ray", reason="the extra 'ray' is not installed")
+def test_a_ray_cluster_encodes_and_a_worker_that_is_killed_costs_its_shard(
+    server: PrefectServer, tmp_path: Path
+) -> None:
+    """The setting alone, with a local cluster of the flow's own; what the worker had finished is not done again."""
     source, index = tmp_path / "documents.jsonl", tmp_path / "index"
-    source.write_text("".join(json.dumps({"id": f"{at}", "text": f"Fox {at} jumps."}) + "\n" for at in range(6)))
+    rows = [{"id": f"{at}", "text": f"Fox {at} jumps over the lazy dog. " * 400} for at in range(24)]
+    source.write_text("\n".join(map(json.dumps, rows)))
     script = "from tasks import stage_documents; from colonnade import cli; stage_documents.SHARD_DOCUMENTS = 3; "
-    command = [sys.executable, "-c", f"{script}cli.main()", "build", str(source), str(index)]
-    environment = {
-        **server.environment,
-        SETTING: "ray",
-        "PYTHONPATH": str(PROJECT),
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr
+    options = ["--encoder", ENCODER]
+    command = [sys.executable, "-c", f"{script}cli.main()", "build", str(source), str(index), *options]
+    quiet = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**server.environment, SETTING: "ray", "PYTHONPATH": str(PROJECT), **quiet}
+    build = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        until(lambda: bool(list((index / "receipts").glob("*.json")) and ray_workers(build.pid)), 200)
+        os.kill(ray_workers(build.pid)[0], signal.SIGKILL)
+        _, told = build.communicate(timeout=200)
+    finally:
+        kill_worker(build.pid)
+    assert build.returncode == 0, told
     made = Index.at(index).current()
-    assert (made.documents, len(made.segments)) == (6, 2)
+    assert (made.documents, len(made.segments)) == (24, 8)
+    assert len({path.parent.name for path in index.rglob("codes.npz")}) <= 9
+
+
+def ray_workers(process: int) -> list[int]:
+    """The processes in which a flow's own cluster encodes: Ray names them after what they do."""
+    found = []
+    for one in started_by(process):
+        with suppress(OSError):  # it is over
+            if Path(f"/proc/{one}/cmdline").read_bytes().startswith(b"ray::encode shard"):
+                found.append(one)
+    return found

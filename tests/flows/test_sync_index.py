@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import turns
 from flows.build_index import build_index
 from flows.parameters import BuildParameters, SyncParameters
 from flows.summary import Summary
@@ -99,3 +100,14 @@ def test_a_sync_makes_no_index(write_texts, tmp_path: Path) -> None:
     """A wrong address is an error, and no second index."""
     with pytest.raises(IndexNotFound, match="colonnade build"):
         sync(write_texts(ANIMALS), Index.at(tmp_path / "nothing"))
+
+
+def test_a_sync_stands_aside_while_another_of_the_index_is_at_work(write_texts, index: Index, monkeypatch) -> None:
+    """On a schedule they would pile up, and encode the same documents beside each other; the next one does it all."""
+    monkeypatch.setattr(turns, "BEAT_SECONDS", 0.2)
+    source = write_texts({**ANIMALS, "gnu": "Gnus graze."})
+    with turns.turn("sync", index.address):
+        aside = sync(source, index)
+    assert (aside.version, aside.published, aside.seen) == (1, False, 0)
+    assert "another sync is at work on it" in aside.warnings[0]
+    assert sync(source, index).added == 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import indexing, turns
 from flows.build_index import build_index
@@ -24,6 +26,7 @@ from index_format.manifest import CodebookRecord
 from index_format.npz import write_npz
 from tasks import encode_shard
 from tasks.rows import Source
+from tests.prefect_server import free_port
 from tests.strategies import live_texts
 
 pytestmark = pytest.mark.usefixtures("prefect_here")
@@ -95,16 +98,45 @@ def test_finished_work_from_before_the_horizon_is_done_again(tmp_path: Path, mon
     assert receipt not in index.store.list(keys.RECEIPTS)
 
 
-def test_a_turn_that_was_never_given_back_holds_a_compaction_no_longer_than_its_patience(
-    tmp_path: Path, monkeypatch
-) -> None:
-    """A run that was killed keeps its turn until a lease ends; the next one waits a minute at most, here a second."""
+def test_a_compaction_stands_aside_while_another_shows_signs_of_life(tmp_path: Path, monkeypatch) -> None:
+    """It says so, changes nothing, and is no failure."""
     build(tmp_path, a="Bees make honey.")
-    monkeypatch.setattr(turns, "LONGEST_WAIT_SECONDS", 1.0)
-    place = str(tmp_path / "index")
-    with ExitStack() as killed:
-        killed.enter_context(turns.turn("compact", place))
+    build(tmp_path, b="Cats sleep all day.")
+    monkeypatch.setattr(turns, "BEAT_SECONDS", 0.2)
+    place = Index.at(tmp_path / "index").address
+    with turns.turn("compact", place) as alone:
+        assert alone
+        state = compact_index(CompactParameters(index=place, alike=2), return_state=True)
+    assert (state.type, state.name) == (StateType.COMPLETED, "Stood aside")
+    assert "another compaction is at work" in str(state.message)
+    done = state.result()
+    assert (done.version, done.segments_before, done.segments_after) == (2, 2, 2)
+    assert compact_index(CompactParameters(index=place, alike=2)).segments_after == 1
+
+
+def test_a_turn_that_was_left_behind_is_the_next_runs(tmp_path: Path, monkeypatch) -> None:
+    """A run that was killed shows no sign of life; the next one waits a minute for one, here a second."""
+    build(tmp_path, a="Bees make honey.")
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 1.0)
+    place = Index.at(tmp_path / "index").address
+    with turns.turn("compact", place):
         assert compact_index(CompactParameters(index=place)).version == 1
+        with turns.turn("compact", place) as alone:
+            assert alone
+
+
+def test_a_run_that_has_its_turn_does_not_need_the_server_any_more(tmp_path: Path, monkeypatch) -> None:
+    """One that dies under it fails no work, nor does one that cannot be asked at all."""
+    monkeypatch.setattr(turns, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(turns, "get_run_logger", lambda: logging.getLogger("turns"))
+    gone = temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api", PREFECT_CLIENT_MAX_RETRIES: 0})
+    turn = turns.turn("compact", str(tmp_path))
+    assert turn.__enter__()
+    with gone:
+        time.sleep(0.2)
+        turn.__exit__(None, None, None)
+        with turns.turn("compact", str(tmp_path)) as alone:
+            assert alone
 
 
 def raise_horizon(index: Index) -> None:

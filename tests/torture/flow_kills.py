@@ -96,6 +96,25 @@ def stop_flow(place: Place, work: Work) -> bool:
     return True
 
 
+def server_killer(server: MortalServer) -> Victim:
+    """The Prefect server, which comes back with its database or without; the flow dies with it, or goes on."""
+
+    def kill_server(place: Place, work: Work) -> bool:
+        flow = place.start(work)
+        place.pause()
+        server.kill()
+        if place.rng.random() < 0.5:
+            server.lose_database()
+        if place.rng.random() < 0.5:
+            flow.kill()
+        server.start()
+        flow.ended(LEFT_ALONE_SECONDS)
+        flow.kill()
+        return True
+
+    return kill_server
+
+
 def run(count: int, seed: int, step: Step) -> str:
     """Kill `count` times."""
     with tempfile.TemporaryDirectory() as folder:
@@ -126,18 +145,7 @@ def kill_flows(
 def _weighted(server: MortalServer) -> dict[str, Victim]:
     """Of twenty kills, two of the server and two of a worker, which take longest, and three that come late."""
 
-    def kill_server(place: Place, work: Work) -> bool:
-        flow = place.start(work)
-        place.pause()
-        server.kill()
-        if place.rng.random() < 0.5:
-            server.lose_database()
-        if place.rng.random() < 0.5:
-            flow.kill()
-        server.start()
-        flow.ended(LEFT_ALONE_SECONDS)
-        flow.kill()
-        return True
+    kill_server = server_killer(server)
 
     def kill_worker(place: Place, work: Work) -> bool:
         with worker(place.server, place.folder / "worker.log"):  # killed with its runs at the end

@@ -26,7 +26,7 @@ from prefect import Flow  # noqa: E402
 from prefect.context import refresh_global_settings_context  # noqa: E402
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
 
-from flows import spread  # noqa: E402
+from flows import spread, turns  # noqa: E402
 from flows.build_index import build_index  # noqa: E402
 from flows.parameters import BuildParameters, ReindexParameters, SyncParameters  # noqa: E402
 from flows.reindex_index import reindex_index  # noqa: E402
@@ -111,6 +111,7 @@ def _run(api: str, work: Work, log: str, encode_on: str, patience: float, starte
     os.environ |= {"PREFECT_API_URL": api, "PREFECT_LOGGING_TO_API_ENABLED": "false", spread.SETTING: encode_on}
     refresh_global_settings_context()
     stage_documents.SHARD_DOCUMENTS, spread.PATIENCE_SECONDS = SHARD_DOCUMENTS, patience
+    turns.BEAT_SECONDS, turns.PATIENCE_SECONDS = 0.5, 3.0
     body, form = FLOWS[work.flow]
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # a second sooner
         started.send(True)
