@@ -67,7 +67,7 @@ def _imported(
     record, address = encoder.record, place.address
     with watch.stage("import"):
         codec = write_codec(place, sampled_vectors(peer, sorted(gathered.sample)), bits)
-        segments = write_segments(place, peer, gathered, read_codec(place.files, codec, record.dim))
+        segments = write_segments(place, peer, gathered, read_codec(place.files, codec, record.dim), record)
     with watch.stage("codebook"):
         codebook = train_codebook(address, segments, codec, record.dim)
     with watch.stage("centroids"):

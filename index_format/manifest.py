@@ -52,9 +52,10 @@ class ChunkingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CodebookRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The centroids that candidates are found by."""
+    """The centroids that candidates are found by. encoder: the fingerprint of what made the vectors they lie among."""
 
     id: str
+    encoder: str
     centroids: int
     trained_on_tokens: int
     file: FileRef
@@ -69,9 +70,10 @@ class DeletionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One immutable segment and, beside it, its current deletion vector."""
+    """One immutable segment and, beside it, its current deletion vector. encoder: the fingerprint of what made it."""
 
     id: str
+    encoder: str
     documents: int
     passages: int
     tokens: int
@@ -176,7 +178,21 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
         if not keys.is_data_key(file.key) or file.size < 0 or not _SHA256.fullmatch(file.sha256):
             raise IndexCorrupt(f"{where}: {file.key!r} is not a valid reference to a file of an index.")
     _refuse_bad_numbers(manifest, where)
+    foreign = foreign_vectors(manifest)
+    if foreign:
+        raise IndexCorrupt(f"{where}: {foreign}. Restore the file or rebuild.")
     return manifest
+
+
+def foreign_vectors(manifest: Manifest) -> str | None:
+    """What of a version another encoder made than its own, with both fingerprints; None where one made it all."""
+    own = manifest.encoder.fingerprint
+    made = [(f"codebook {manifest.codebook.id}", manifest.codebook.encoder)]
+    made += [(f"segment {one.id}", one.encoder) for one in manifest.segments]
+    return next(
+        (f"{name} is of the encoder {encoder!r}, the index of {own!r}" for name, encoder in made if encoder != own),
+        None,
+    )
 
 
 def _refuse_bad_numbers(manifest: Manifest, where: str) -> None:

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 from index_format import keys
 from index_format.codec import Codec
+from index_format.errors import EncoderMismatch
 from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
@@ -44,7 +45,13 @@ def centroids_for(tokens: int) -> int:
 def train_codebook(
     address: str, segments: Sequence[EncodedSegment | SegmentRecord], codec: CodecRecord, dim: int
 ) -> CodebookRecord:
-    """Train and write a codebook of an index from the token vectors of some segments."""
+    """Train and write a codebook of an index from the token vectors of some segments, of one encoder."""
+    encoder, *others = sorted({segment.encoder for segment in segments})
+    if others:
+        raise EncoderMismatch(
+            f"{address}: a codebook cannot be trained on vectors of two encoders, {encoder!r} and {others[0]!r}. "
+            "Encode all documents with one."
+        )
     index = Index.at(address)
     tokens = sum(segment.tokens for segment in segments)
     opened = read_codec(index.files, codec, dim)
@@ -56,7 +63,7 @@ def train_codebook(
     trained = kmeans(sample, centroids)
     codebook_id = keys.new_id()
     file = write_object(index.store, keys.codebook(codebook_id), write_npz({"centroids": trained}))
-    return CodebookRecord(id=codebook_id, centroids=centroids, trained_on_tokens=tokens, file=file)
+    return CodebookRecord(id=codebook_id, encoder=encoder, centroids=centroids, trained_on_tokens=tokens, file=file)
 
 
 train_codebook_task = as_task(train_codebook, "train codebook")

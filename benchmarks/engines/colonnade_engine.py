@@ -28,6 +28,7 @@ from tasks.train_codebook import train_codebook
 PASSAGES_A_SEGMENT = 4096
 CHUNKING = ChunkingRecord(passage_tokens=256, overlap_tokens=0)
 MEAN_SAMPLE = 100_000
+FINGERPRINT = "0" * 64
 
 
 class Colonnade:
@@ -91,6 +92,7 @@ class Colonnade:
         )
         columns = {"document": range(count), "number": [0] * count, "start": [0] * count, "end": list(map(len, texts))}
         content = SegmentContent(
+            encoder=FINGERPRINT,
             documents=documents,
             passages=pa.table({name: list(values) for name, values in columns.items()}, schema=schema.PASSAGES),
             offsets=exclusive_sum(np.diff(self._vectors.offsets[numbers.start : numbers.stop + 1])),
@@ -100,7 +102,7 @@ class Colonnade:
         return write_segment(index.store, content)
 
     def _publish(self, index: Index, codec: CodecRecord, book: CodebookRecord, encoded: list[EncodedSegment]) -> None:
-        encoder = EncoderRecord(name="benchmark", fingerprint="0" * 64, dim=int(self._vectors.tokens.shape[1]))
+        encoder = EncoderRecord(name="benchmark", fingerprint=FINGERPRINT, dim=int(self._vectors.tokens.shape[1]))
         records = [assign_centroids(one, index.address, book, codec, encoder.dim) for one in encoded]
         addition = Addition(encoder, codec, CHUNKING, book, records)
         commit(index.store, lambda base: add_segments(index, base, addition, Origin("build")))

@@ -61,6 +61,7 @@ def _write(index: Index, rows: list[Row], types: pa.StructType | None, recipe=No
     codes, scales = recipe.codec.compress(np.concatenate([token_vectors("ember")] * count))
     passages = [{"document": row, "number": 0, "start": 0, "end": 5} for row in range(count)]
     content = SegmentContent(
+        encoder=recipe.encoder.fingerprint,
         documents=pa.table(columns, schema=schema.documents_schema(types)),
         passages=pa.Table.from_pylist(passages, schema=schema.PASSAGES),
         offsets=np.arange(count + 1, dtype=np.uint32),

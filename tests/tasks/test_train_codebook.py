@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index_format.codebook import Codebook
+from index_format.errors import EncoderMismatch
 from index_format.index import Index
 from index_format.segment import EncodedSegment, read_codebook
 from index_format.store import LocalStore
@@ -147,6 +149,19 @@ def test_a_codebook_is_trained_on_all_segments(index: Index, recipe: Recipe) -> 
     books = [read_codebook(index.files, record, DIM) for record in (first, second)]
     np.testing.assert_array_equal(books[0].centroids, books[1].centroids)
     assert len(np.unique(books[0].centroids, axis=0)) == len(WORDS)
+
+
+def test_vectors_of_two_encoders_meet_in_no_codebook(index: Index, recipe: Recipe) -> None:
+    """Neither are they trained on together, nor do those of one get the centroids of the other; errors name both."""
+    segment = _encoded(index, recipe, {"one": "harbour"})
+    foreign = msgspec.structs.replace(segment, encoder="letters")
+    named = f"{recipe.encoder.fingerprint}.*letters|letters.*{recipe.encoder.fingerprint}"
+    with pytest.raises(EncoderMismatch, match=named):
+        train_codebook(index.address, [segment, foreign], recipe.codec_record, DIM)
+    codebook = train_codebook(index.address, [segment], recipe.codec_record, DIM)
+    assert codebook.encoder == recipe.encoder.fingerprint
+    with pytest.raises(EncoderMismatch, match=named):
+        assign_centroids(foreign, index.address, codebook, recipe.codec_record, DIM)
 
 
 def test_a_trained_codebook_is_assigned_to_its_segments(index: Index, recipe: Recipe) -> None:

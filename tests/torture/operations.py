@@ -71,11 +71,13 @@ def _retrain(documents: Mapping[str, str], rng: Random) -> Plan:
 
 
 def another_codebook(index: Index, chosen: Sequence[str]) -> None:
-    replaced, book_id = index.current().codebook.id, keys.new_id()
+    replaced, book_id = index.current().codebook, keys.new_id()
     data = write_npz({"centroids": np.stack([word_vector(word) for word in chosen])})
     file = write_object(index.store, keys.codebook(book_id), data)
-    book = CodebookRecord(id=book_id, centroids=CENTROIDS, trained_on_tokens=len(chosen), file=file)
-    replace_codebook(index, replaced, book, Origin("codebook"))
+    book = CodebookRecord(
+        id=book_id, encoder=replaced.encoder, centroids=CENTROIDS, trained_on_tokens=len(chosen), file=file
+    )
+    replace_codebook(index, replaced.id, book, Origin("codebook"))
 
 
 Planner = Callable[[Mapping[str, str], Random], Plan]
