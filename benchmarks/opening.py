@@ -133,6 +133,8 @@ def write_index(root: Path, shape: Shape) -> Index:
             encoder=ENCODER.fingerprint,
             centroids=CENTROIDS,
             trained_on_tokens=CENTROIDS,
+            trained_on_segments=[],
+            held_out_distance=None,
             file=write_object(index.store, keys.codebook(book_id), write_npz({"centroids": book})),
         ),
         segments=[],

@@ -52,12 +52,18 @@ class ChunkingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CodebookRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The centroids that candidates are found by. encoder: the fingerprint of what made the vectors they lie among."""
+    """The centroids that candidates are found by.
+
+    encoder: the fingerprint of what made the vectors they lie among. trained_on_segments: ids, as they were then.
+    held_out_distance: mean squared distance to them of vectors of those segments that were held out; None: too few.
+    """
 
     id: str
     encoder: str
     centroids: int
     trained_on_tokens: int
+    trained_on_segments: list[str]
+    held_out_distance: float | None
     file: FileRef
 
 
@@ -200,6 +206,8 @@ def _refuse_bad_numbers(manifest: Manifest, where: str) -> None:
     dim, bits = manifest.encoder.dim, manifest.codec.bits
     if not all(0 < count < 2**32 for count in [*counts, manifest.codebook.centroids]):
         raise IndexCorrupt(f"{where}: a count of documents, passages, tokens or centroids is out of range.")
+    if (manifest.codebook.held_out_distance or 0.0) < 0:
+        raise IndexCorrupt(f"{where}: held_out_distance is {manifest.codebook.held_out_distance}, expected 0 or more.")
     if bits not in BITS or dim % 8 or not 8 <= dim <= MAX_DIM:
         raise IndexCorrupt(f"{where}: no codec has {bits} bits and {dim} dimensions.")
     if not all(1 <= version <= manifest.version for version in [manifest.floor, *manifest.tags.values()]):

@@ -83,7 +83,13 @@ def make_recipe(index: Index, *, bits: int = 4, encoder: str = "words") -> Recip
         codec_record=CodecRecord(bits=bits, file=codec_file),
         chunking=ChunkingRecord(passage_tokens=4, overlap_tokens=0),
         codebook_record=CodebookRecord(
-            id=book_id, encoder=record.fingerprint, centroids=CENTROIDS, trained_on_tokens=len(sample), file=book_file
+            id=book_id,
+            encoder=record.fingerprint,
+            centroids=CENTROIDS,
+            trained_on_tokens=len(sample),
+            trained_on_segments=[],
+            held_out_distance=None,
+            file=book_file,
         ),
         codec=codec,
         codebook=book,

@@ -86,7 +86,13 @@ def write_example(root: Path) -> tuple[Index, Manifest, Manifest]:
         codec=CodecRecord(bits=4, file=codec_file),
         chunking=ChunkingRecord(passage_tokens=8, overlap_tokens=0),
         codebook=CodebookRecord(
-            id=book_id, encoder=encoder.fingerprint, centroids=4, trained_on_tokens=6, file=book_file
+            id=book_id,
+            encoder=encoder.fingerprint,
+            centroids=4,
+            trained_on_tokens=6,
+            trained_on_segments=[segment.id],
+            held_out_distance=None,
+            file=book_file,
         ),
         segments=[record],
     )

@@ -80,6 +80,8 @@ def make_recipe(index: Index, sample: Vectors, *, bits: int, centroids: int, enc
             encoder=encoder.fingerprint,
             centroids=len(book.centroids),
             trained_on_tokens=len(sample),
+            trained_on_segments=[],
+            held_out_distance=None,
             file=book_file,
         ),
         codec=codec,

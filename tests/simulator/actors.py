@@ -120,9 +120,7 @@ class Actors:
         book_id = keys.new_id()
         arrays = {"centroids": np.stack([word_vector(word) for word in chosen])}
         file = write_object(index.store, keys.codebook(book_id), write_npz(arrays))
-        record = CodebookRecord(
-            id=book_id, encoder=replaced.encoder, centroids=CENTROIDS, trained_on_tokens=8, file=file
-        )
+        record = msgspec.structs.replace(replaced, id=book_id, centroids=CENTROIDS, file=file)
         self._acknowledge(change.replace_codebook(index, replaced.id, record, self._origin("codebook")))
 
     def turn_back(self, index: Index) -> None:
