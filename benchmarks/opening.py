@@ -40,6 +40,7 @@ from index_format.store import LocalStore
 from serving.snapshot import open_snapshot
 
 DIM, BITS, CENTROIDS = 384, 4, 4096
+ENCODER = EncoderRecord(name="synthetic", fingerprint="0" * 64, dim=DIM)
 _OPEN = "open"
 
 
@@ -122,15 +123,18 @@ def write_index(root: Path, shape: Shape) -> Index:
     book = rng.normal(size=(CENTROIDS, DIM)).astype(np.float32)
     book_id = keys.new_id()
     settings = Addition(
-        encoder=EncoderRecord(name="synthetic", fingerprint="0" * 64, dim=DIM),
+        encoder=ENCODER,
         codec=CodecRecord(
             bits=BITS, file=write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": mean}))
         ),
         chunking=ChunkingRecord(passage_tokens=shape.tokens, overlap_tokens=0),
         codebook=CodebookRecord(
             id=book_id,
+            encoder=ENCODER.fingerprint,
             centroids=CENTROIDS,
             trained_on_tokens=CENTROIDS,
+            trained_on_segments=[],
+            held_out_distance=None,
             file=write_object(index.store, keys.codebook(book_id), write_npz({"centroids": book})),
         ),
         segments=[],
@@ -158,6 +162,7 @@ def write_random_segment(index: Index, codec: Codec, shape: Shape, number: int) 
     }
     spans = {"start": np.zeros_like(rows), "end": np.array([len(text) for text in texts], np.uint32)}
     content = SegmentContent(
+        encoder=ENCODER.fingerprint,
         documents=pa.table(columns, schema=schema.documents_schema(None)),
         passages=pa.table({"document": rows, "number": np.zeros_like(rows), **spans}, schema=schema.PASSAGES),
         offsets=exclusive_sum(np.full(shape.passages, shape.tokens)),

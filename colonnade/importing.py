@@ -67,7 +67,7 @@ def _imported(
     record, address = encoder.record, place.address
     with watch.stage("import"):
         codec = write_codec(place, sampled_vectors(peer, sorted(gathered.sample)), bits)
-        segments = write_segments(place, peer, gathered, read_codec(place.files, codec, record.dim))
+        segments = write_segments(place, peer, gathered, read_codec(place.files, codec, record.dim), record)
     with watch.stage("codebook"):
         codebook = train_codebook(address, segments, codec, record.dim)
     with watch.stage("centroids"):
@@ -140,6 +140,11 @@ def _summary(
             f"{1 - fit.same_counts:.0%} of the passages looked at have another number of vectors than this encoder "
             "makes: they were pooled, cut off or encoded with other settings, which the source does not tell. "
             "Searches are right; explain cannot place such vectors in the text. `colonnade reindex` makes all alike."
+        )
+    elif peer.pool_factor > 1:
+        warnings.append(
+            "Its vectors are pooled, and stand in another order than this encoder would give them. Searches are right; "
+            "explain may name other words of a passage than those that matched. `colonnade reindex` makes all alike."
         )
     return Summary(
         index=place.address,

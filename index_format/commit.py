@@ -19,13 +19,14 @@ from index_format.doctor import refuse_unsafe_store
 from index_format.errors import (
     CommitConflict,
     CommitUnknown,
+    EncoderMismatch,
     IndexCorrupt,
     IndexNotFound,
     ObjectExists,
     ObjectMissing,
     StorageError,
 )
-from index_format.manifest import Manifest, decode_manifest, encode_manifest, refuse_unknown_writer
+from index_format.manifest import Manifest, decode_manifest, encode_manifest, foreign_vectors, refuse_unknown_writer
 from index_format.store import Store
 
 Change = Callable[[Manifest | None], Manifest | None]
@@ -80,7 +81,7 @@ def commit(store: Store, change: Change) -> Manifest | None:
     """Apply `change` to the current manifest and publish the result. Returns it, or None when nothing changed.
 
     Raises CommitConflict after many lost races, or when files of the change were old enough to be collected,
-    and CommitUnknown when the store hides the outcome.
+    EncoderMismatch when it brings vectors of another encoder, and CommitUnknown when the store hides the outcome.
     """
     for attempt in range(_ATTEMPTS):
         base = read_head(store)
@@ -90,6 +91,7 @@ def commit(store: Store, change: Change) -> Manifest | None:
             proposed = change(base)
             if proposed is None:
                 return None
+            refuse_foreign_vectors(store, proposed)
             if base is None:
                 refuse_unsafe_store(store)
             else:
@@ -107,6 +109,13 @@ def commit(store: Store, change: Change) -> Manifest | None:
 def was_replaced(store: Store, manifest: Manifest | None) -> bool:
     """Whether there is a newer version than `manifest`."""
     return manifest is not None and versions(store)[-1:] > [manifest.version]
+
+
+def refuse_foreign_vectors(store: Store, proposed: Manifest) -> None:
+    """Raise EncoderMismatch when a segment or the codebook is not of the encoder that the version names."""
+    foreign = foreign_vectors(proposed)
+    if foreign:
+        raise EncoderMismatch(f"{store.address}: {foreign}. Nothing was changed. Encode with the index's own encoder.")
 
 
 def refuse_collectable(store: Store, base: Manifest, new_keys: Iterable[str]) -> None:

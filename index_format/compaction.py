@@ -121,6 +121,7 @@ def merge_segments(index: Index, base: Manifest, group: Sequence[SegmentRecord])
     assert struct is not None, "segments of one group have metadata that fits together"
     starts = np.cumsum([0, *(part.documents.num_rows for part in parts)])
     content = SegmentContent(
+        encoder=group[0].encoder,  # that of all: a version of two encoders is not read
         documents=pa.concat_tables([_with_metadata(part.documents, struct) for part in parts]),
         passages=pa.concat_tables(
             [_shifted(part.passages, int(start)) for part, start in zip(parts, starts[:-1], strict=True)]

@@ -52,11 +52,18 @@ class ChunkingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CodebookRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The centroids that candidates are found by."""
+    """The centroids that candidates are found by.
+
+    encoder: the fingerprint of what made the vectors they lie among. trained_on_segments: ids, as they were then.
+    held_out_distance: mean squared distance to them of vectors of those segments that were held out; None: too few.
+    """
 
     id: str
+    encoder: str
     centroids: int
     trained_on_tokens: int
+    trained_on_segments: list[str]
+    held_out_distance: float | None
     file: FileRef
 
 
@@ -69,9 +76,10 @@ class DeletionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One immutable segment and, beside it, its current deletion vector."""
+    """One immutable segment and, beside it, its current deletion vector. encoder: the fingerprint of what made it."""
 
     id: str
+    encoder: str
     documents: int
     passages: int
     tokens: int
@@ -176,7 +184,21 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
         if not keys.is_data_key(file.key) or file.size < 0 or not _SHA256.fullmatch(file.sha256):
             raise IndexCorrupt(f"{where}: {file.key!r} is not a valid reference to a file of an index.")
     _refuse_bad_numbers(manifest, where)
+    foreign = foreign_vectors(manifest)
+    if foreign:
+        raise IndexCorrupt(f"{where}: {foreign}. Restore the file or rebuild.")
     return manifest
+
+
+def foreign_vectors(manifest: Manifest) -> str | None:
+    """What of a version another encoder made than its own, with both fingerprints; None where one made it all."""
+    own = manifest.encoder.fingerprint
+    made = [(f"codebook {manifest.codebook.id}", manifest.codebook.encoder)]
+    made += [(f"segment {one.id}", one.encoder) for one in manifest.segments]
+    return next(
+        (f"{name} is of the encoder {encoder!r}, the index of {own!r}" for name, encoder in made if encoder != own),
+        None,
+    )
 
 
 def _refuse_bad_numbers(manifest: Manifest, where: str) -> None:
@@ -184,6 +206,8 @@ def _refuse_bad_numbers(manifest: Manifest, where: str) -> None:
     dim, bits = manifest.encoder.dim, manifest.codec.bits
     if not all(0 < count < 2**32 for count in [*counts, manifest.codebook.centroids]):
         raise IndexCorrupt(f"{where}: a count of documents, passages, tokens or centroids is out of range.")
+    if (manifest.codebook.held_out_distance or 0.0) < 0:
+        raise IndexCorrupt(f"{where}: held_out_distance is {manifest.codebook.held_out_distance}, expected 0 or more.")
     if bits not in BITS or dim % 8 or not 8 <= dim <= MAX_DIM:
         raise IndexCorrupt(f"{where}: no codec has {bits} bits and {dim} dimensions.")
     if not all(1 <= version <= manifest.version for version in [manifest.floor, *manifest.tags.values()]):

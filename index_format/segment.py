@@ -30,8 +30,10 @@ class SegmentContent:
 
     documents: id, content_hash, title, text, metadata. passages: document row, number, start, end.
     offsets: uint32 [P + 1] into the tokens. codes: uint8 [T, row_bytes]. scales: float16 [T].
+    encoder: the fingerprint of what made the token vectors.
     """
 
+    encoder: str
     documents: pa.Table
     passages: pa.Table
     offsets: NDArray[np.uint32]
@@ -43,6 +45,7 @@ class EncodedSegment(msgspec.Struct, frozen=True, kw_only=True):
     """A segment whose files are written but which no manifest names yet."""
 
     id: str
+    encoder: str
     documents: int
     passages: int
     tokens: int
@@ -65,6 +68,7 @@ def write_segment(store: Store, content: SegmentContent) -> EncodedSegment:
     }
     return EncodedSegment(
         id=segment_id,
+        encoder=content.encoder,
         documents=content.documents.num_rows,
         passages=content.passages.num_rows,
         tokens=len(content.scales),

@@ -6,6 +6,7 @@ import os
 
 import msgspec
 
+from index_format.errors import EncoderMismatch
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
 from index_format.segment import EncodedSegment, read_codebook, read_codec, write_centroids
@@ -17,7 +18,15 @@ from tasks.prefect_task import as_task
 def assign_centroids(
     segment: EncodedSegment | SegmentRecord, address: str, codebook: CodebookRecord, codec: CodecRecord, dim: int
 ) -> SegmentRecord:
-    """Write the centroid ids of one segment, which may have others, and return its complete record."""
+    """Write the centroid ids of one segment, which may have others, and return its complete record.
+
+    Raises EncoderMismatch when the codebook lies among vectors of another encoder.
+    """
+    if segment.encoder != codebook.encoder:
+        raise EncoderMismatch(
+            f"{address}: segment {segment.id} is of the encoder {segment.encoder!r}, codebook {codebook.id} of "
+            f"{codebook.encoder!r}. Another writer made the index anew meanwhile: run again."
+        )
     index = Index.at(address)
     book = read_codebook(index.files, codebook, dim)
     coded, threads = CodedCentroids.of(book.centroids), os.cpu_count() or 1

@@ -190,6 +190,7 @@ def _content(table: pa.Table, encoder: Encoder, codec: Codec, chunking: Chunking
         "end": [passage.end for passage in passages],
     }
     return SegmentContent(
+        encoder=encoder.record.fingerprint,
         documents=table,
         passages=pa.table(columns, schema=schema.PASSAGES),
         offsets=exclusive_sum(lengths),

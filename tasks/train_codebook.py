@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 from index_format import keys
 from index_format.codec import Codec
+from index_format.errors import EncoderMismatch
 from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
@@ -30,6 +31,8 @@ SAMPLE_PER_CENTROID = 64
 MAX_SAMPLE = 1 << 17  # vectors: 200 MB at 384 dimensions, so that a build needs no more memory than its encoding
 LEAST_PER_CENTROID = 16  # even where that is more
 HELD_OUT_EVERY = 16  # passages of a segment, one of which no codebook is trained on
+HELD_OUT_SAMPLE = 1 << 14  # of those, vectors whose distance is measured
+LEAST_TOKENS = 2048  # token vectors, below which they are too few to tell a kind of text
 ITERATIONS = 8
 SEED = 20
 _BLOCK = 8192  # vectors decompressed at once
@@ -44,19 +47,26 @@ def centroids_for(tokens: int) -> int:
 def train_codebook(
     address: str, segments: Sequence[EncodedSegment | SegmentRecord], codec: CodecRecord, dim: int
 ) -> CodebookRecord:
-    """Train and write a codebook of an index from the token vectors of some segments."""
-    index = Index.at(address)
-    tokens = sum(segment.tokens for segment in segments)
+    """Train and write a codebook of an index from the token vectors of some segments, of one encoder."""
+    index, encoder = Index.at(address), _one_encoder(address, segments)
     opened = read_codec(index.files, codec, dim)
-    trained_on = [int((~_held_out(index, segment, opened)).sum()) for segment in segments]
+    left_out = [int(_held_out(index, segment, opened).sum()) for segment in segments]
+    trained_on = [segment.tokens - left for segment, left in zip(segments, left_out, strict=True)]
     centroids = centroids_for(sum(trained_on))
     most = max(MAX_SAMPLE, LEAST_PER_CENTROID * centroids)
     size = min(sum(trained_on), SAMPLE_PER_CENTROID * centroids, most)
-    sample = _sample(index, segments, trained_on, opened, size)
-    trained = kmeans(sample, centroids)
+    trained = kmeans(_sample(index, segments, trained_on, opened, size, held=False), centroids)
+    apart = _sample(index, segments, left_out, opened, min(sum(left_out), HELD_OUT_SAMPLE), held=True)
     codebook_id = keys.new_id()
-    file = write_object(index.store, keys.codebook(codebook_id), write_npz({"centroids": trained}))
-    return CodebookRecord(id=codebook_id, centroids=centroids, trained_on_tokens=tokens, file=file)
+    return CodebookRecord(
+        id=codebook_id,
+        encoder=encoder,
+        centroids=centroids,
+        trained_on_tokens=sum(segment.tokens for segment in segments),
+        trained_on_segments=[segment.id for segment in segments],
+        held_out_distance=_mean_distance(apart, trained),
+        file=write_object(index.store, keys.codebook(codebook_id), write_npz({"centroids": trained})),
+    )
 
 
 train_codebook_task = as_task(train_codebook, "train codebook")
@@ -89,34 +99,62 @@ def _means(
     return means
 
 
-def held_out(offsets: NDArray[np.uint32]) -> NDArray[np.bool_]:
+def squared_distances(
+    vectors: NDArray[np.float32], centroids: NDArray[np.float32], coded: CodedCentroids
+) -> NDArray[np.float32]:
+    """How far vectors float32 [n, D] lie from their nearest centroids, which `coded` are too: float32 [n]."""
+    nearest = nearest_centroids(vectors, coded, threads=os.cpu_count() or 1)
+    distances: NDArray[np.float32] = np.square(vectors - centroids[nearest]).sum(axis=1)
+    return distances
+
+
+def _mean_distance(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> float | None:
+    if len(vectors) < LEAST_TOKENS:
+        return None
+    return float(squared_distances(vectors, centroids, CodedCentroids.of(centroids)).mean())
+
+
+def _one_encoder(address: str, segments: Sequence[EncodedSegment | SegmentRecord]) -> str:
+    """The fingerprint of the encoder that made all of some segments. Raises EncoderMismatch."""
+    encoder, *others = sorted({segment.encoder for segment in segments})
+    if others:
+        raise EncoderMismatch(
+            f"{address}: a codebook cannot be trained on vectors of two encoders, {encoder!r} and {others[0]!r}. "
+            "Encode all documents with one."
+        )
+    return encoder
+
+
+def _held_out(index: Index, segment: EncodedSegment | SegmentRecord, codec: Codec) -> NDArray[np.bool_]:
     """Which token vectors of a segment no codebook is trained on, bool [T]: those of every sixteenth passage.
 
     They tell how far text of the same kind lies from the centroids; what a codebook was trained on lies nearer.
     """
+    offsets = map_codes(index.files, segment, codec).offsets
     passages = np.arange(1, len(offsets)) % HELD_OUT_EVERY == 0
     return np.repeat(passages, np.diff(offsets))
-
-
-def _held_out(index: Index, segment: EncodedSegment | SegmentRecord, codec: Codec) -> NDArray[np.bool_]:
-    return held_out(map_codes(index.files, segment, codec).offsets)
 
 
 def _sample(
     index: Index,
     segments: Sequence[EncodedSegment | SegmentRecord],
-    trained_on: Sequence[int],
+    counts: Sequence[int],
     codec: Codec,
     size: int,
+    *,
+    held: bool,
 ) -> NDArray[np.float32]:
-    """`size` token vectors float32 [size, D], drawn evenly from all segments, of which so many are trained on."""
-    chosen = np.sort(np.random.default_rng(SEED).choice(sum(trained_on), size, replace=False))
+    """`size` token vectors float32 [size, D], drawn evenly from those of all segments that are held out, or are not.
+
+    counts: how many that are, by segment.
+    """
+    chosen = np.sort(np.random.default_rng(SEED).choice(sum(counts), size, replace=False))
     sample = np.empty((size, codec.dim), np.float32)
     first = filled = 0
-    for segment, count in zip(segments, trained_on, strict=True):
+    for segment, count in zip(segments, counts, strict=True):
         arrays = map_codes(index.files, segment, codec)
-        open_rows = np.flatnonzero(~held_out(arrays.offsets))
-        own = open_rows[chosen[(chosen >= first) & (chosen < first + count)] - first]
+        rows_of_kind = np.flatnonzero(_held_out(index, segment, codec) == held)
+        own = rows_of_kind[chosen[(chosen >= first) & (chosen < first + count)] - first]
         for start in range(0, len(own), _BLOCK):
             rows = own[start : start + _BLOCK]
             sample[filled : filled + len(rows)] = codec.decompress(arrays.codes[rows], arrays.scales[rows])

@@ -76,12 +76,21 @@ def make_recipe(index: Index, *, bits: int = 4, encoder: str = "words") -> Recip
     codec, book = Codec(mean=sample.mean(axis=0), bits=bits), Codebook(centroids=sample[:CENTROIDS].copy())
     codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
     book_id = keys.new_id()
+    record = EncoderRecord(name=encoder, fingerprint=hashlib.sha256(encoder.encode()).hexdigest(), dim=DIM)
     book_file = write_object(index.store, keys.codebook(book_id), write_npz({"centroids": book.centroids}))
     return Recipe(
-        encoder=EncoderRecord(name=encoder, fingerprint=hashlib.sha256(encoder.encode()).hexdigest(), dim=DIM),
+        encoder=record,
         codec_record=CodecRecord(bits=bits, file=codec_file),
         chunking=ChunkingRecord(passage_tokens=4, overlap_tokens=0),
-        codebook_record=CodebookRecord(id=book_id, centroids=CENTROIDS, trained_on_tokens=len(sample), file=book_file),
+        codebook_record=CodebookRecord(
+            id=book_id,
+            encoder=record.fingerprint,
+            centroids=CENTROIDS,
+            trained_on_tokens=len(sample),
+            trained_on_segments=[],
+            held_out_distance=None,
+            file=book_file,
+        ),
         codec=codec,
         codebook=book,
     )
@@ -127,6 +136,7 @@ def write_documents(index: Index, recipe: Recipe, documents: Mapping[str, str]) 
         "text": list(documents.values()),
     }
     content = SegmentContent(
+        encoder=recipe.encoder.fingerprint,
         documents=pa.table(columns, schema=schema.documents_schema(None)),
         passages=pa.Table.from_pylist(rows, schema=schema.PASSAGES),
         offsets=exclusive_sum(np.array(lengths)),

@@ -94,6 +94,7 @@ class Colonnade:
         )
         columns = {"document": range(count), "number": [0] * count, "start": [0] * count, "end": list(map(len, texts))}
         content = SegmentContent(
+            encoder=self._encoder.fingerprint,
             documents=documents,
             passages=pa.table({name: list(values) for name, values in columns.items()}, schema=schema.PASSAGES),
             offsets=exclusive_sum(np.diff(self._vectors.offsets[numbers.start : numbers.stop + 1])),

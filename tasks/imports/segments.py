@@ -15,7 +15,7 @@ from index_format.codec import Codec
 from index_format.errors import SourceError
 from index_format.files import write_object
 from index_format.index import Index
-from index_format.manifest import CodecRecord
+from index_format.manifest import CodecRecord, EncoderRecord
 from index_format.npz import write_npz
 from index_format.segment import EncodedSegment, SegmentContent, write_segment
 from tasks import progress
@@ -52,8 +52,13 @@ def write_codec(index: Index, sample: list[NDArray[np.float32]], bits: int) -> C
     return CodecRecord(bits=bits, file=file)
 
 
-def write_segments(index: Index, peer: PeerIndex, gathered: Gathered, codec: Codec) -> list[EncodedSegment]:
-    """Write the passages of a peer's index as segments, in their order. No more than one is in memory."""
+def write_segments(
+    index: Index, peer: PeerIndex, gathered: Gathered, codec: Codec, encoder: EncoderRecord
+) -> list[EncodedSegment]:
+    """Write the passages of a peer's index as segments, in their order. No more than one is in memory.
+
+    encoder: what made the peer's vectors.
+    """
     progress.report("import", total=int(peer.lengths.sum()))
     compressed = _compressed(peer, codec)
     kept = gathered.document != NO_DOCUMENT
@@ -61,7 +66,7 @@ def write_segments(index: Index, peer: PeerIndex, gathered: Gathered, codec: Cod
     np.add.at(tokens, gathered.document[kept], peer.lengths[kept])
     segments, first = [], 0
     for table in _tables(gathered, tokens):
-        segments.append(write_segment(index.store, _content(table, first, gathered, compressed)))
+        segments.append(write_segment(index.store, _content(table, first, gathered, compressed, encoder)))
         first += table.num_rows
         give_back()
     return segments
@@ -92,7 +97,11 @@ def _said(row: dict[str, object]) -> tuple[str | None, str, dict[str, object] | 
 
 
 def _content(
-    table: pa.Table, first: int, gathered: Gathered, compressed: Iterator[tuple[int, Compressed]]
+    table: pa.Table,
+    first: int,
+    gathered: Gathered,
+    compressed: Iterator[tuple[int, Compressed]],
+    encoder: EncoderRecord,
 ) -> SegmentContent:
     """A segment of the documents from `first` on; takes their passages off `compressed`."""
     last = first + table.num_rows
@@ -112,6 +121,7 @@ def _content(
         "end": gathered.end[positions],
     }
     return SegmentContent(
+        encoder=encoder.fingerprint,
         documents=table,
         passages=pa.table(columns, schema=schema.PASSAGES),
         offsets=exclusive_sum(np.array([len(scales) for _, scales in taken], np.uint32)),

@@ -36,6 +36,7 @@ OTHERS = {"tax": "Quarterly withholding statements must reconcile accrued liabil
 def index(write_texts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
     """An index of six like sentences, two of them held out from its codebook, where so few count."""
     monkeypatch.setattr(train_codebook, "HELD_OUT_EVERY", 3)
+    monkeypatch.setattr(train_codebook, "LEAST_TOKENS", 5)
     monkeypatch.setattr(drift, "LEAST_TOKENS", 5)
     build_index(BuildParameters(source=write_texts(ANIMALS), index=str(tmp_path / "index")))
     return Index.at(tmp_path / "index")

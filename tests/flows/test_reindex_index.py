@@ -71,7 +71,11 @@ def test_another_encoder_takes_over_by_one_commit_and_can_be_taken_back(index: I
     found = search(open_snapshot(index), load_encoder_of(after.encoder, None).encode_query(TEXTS["cats"]), 3)
     assert {hit.document_id for hit in found} == set(TEXTS)
     index.change(lambda base: history.rollback(index, base, 2, Origin("rollback")))
-    assert index.current().encoder == before.encoder
+    restored = index.current()
+    assert restored.encoder == before.encoder
+    for version, other in ((after, before), (restored, after)):
+        made = {one.encoder for one in (version.codebook, *version.segments)}
+        assert made == {version.encoder.fingerprint} != {other.encoder.fingerprint}
     hits = search(open_snapshot(index), load_encoder(EMBEDDED).encode_query("Who makes honey?"), 1)
     assert hits[0].document_id == "bees"
     assert sound(index)

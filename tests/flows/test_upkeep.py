@@ -154,7 +154,7 @@ def raise_horizon(index: Index) -> None:
 def _another_codebook(index: Index) -> CodebookRecord:
     """One centroid: every id is 0."""
     book_id = keys.new_id()
-    dim = index.current().encoder.dim
-    arrays = {"centroids": np.zeros((1, dim), np.float32)}
+    base = index.current()
+    arrays = {"centroids": np.zeros((1, base.encoder.dim), np.float32)}
     file = write_object(index.store, keys.codebook(book_id), write_npz(arrays))
-    return CodebookRecord(id=book_id, centroids=1, trained_on_tokens=1, file=file)
+    return msgspec.structs.replace(base.codebook, id=book_id, centroids=1, file=file)

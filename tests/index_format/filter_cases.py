@@ -57,6 +57,7 @@ def write_rows(
     codes, scales = recipe.codec.compress(np.concatenate([token_vectors("ember")] * count))
     passages = [{"document": row, "number": 0, "start": 0, "end": 5} for row in range(count)]
     content = SegmentContent(
+        encoder=recipe.encoder.fingerprint,
         documents=pa.table(columns, schema=schema.documents_schema(types)),
         passages=pa.Table.from_pylist(passages, schema=schema.PASSAGES),
         offsets=np.arange(count + 1, dtype=np.uint32),

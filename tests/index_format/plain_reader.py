@@ -90,6 +90,8 @@ def read_plainly(root: Path, version: int | None = None) -> PlainIndex:
     centroids = read_arrays(root, book["file"], "codebook", {"centroids": ("<f4", (book["centroids"], dim))})
     must(bool(np.isfinite(centroids["centroids"]).all() and np.isfinite(mean).all()), "numbers are finite")
     must(len({one["id"] for one in manifest["segments"]}) == len(manifest["segments"]), "segment ids are distinct")
+    for made in (book, *manifest["segments"]):
+        must(made["encoder"] == manifest["encoder"]["fingerprint"], "codebook and segments are of the index's encoder")
     for record in manifest["segments"]:
         read_segment(root, record, index, mean, bits)
     return index

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -228,6 +229,19 @@ def test_another_encoder_is_refused_by_name(index: Index, recipe: Recipe) -> Non
     with pytest.raises(EncoderMismatch, match=r"'words'.*'letters'"):
         add(index, other, {"d": "violin"})
     assert live_texts(index) == FIRST
+
+
+def test_a_segment_or_codebook_of_another_encoder_is_never_published(index: Index, recipe: Recipe) -> None:
+    """Whatever a change says of itself: the error names both, and there is no new version."""
+    add(index, recipe, FIRST)
+    foreign = dataclasses.replace(recipe, encoder=make_recipe(index, encoder="letters").encoder)
+    named = f"'{foreign.encoder.fingerprint}'.*'{recipe.encoder.fingerprint}'"
+    with pytest.raises(EncoderMismatch, match=rf"segment .*{named}"):
+        publish(index, recipe, write_documents(index, foreign, {"d": "violin"}))
+    book = msgspec.structs.replace(recipe.codebook_record, encoder=foreign.encoder.fingerprint)
+    with pytest.raises(EncoderMismatch, match=rf"codebook .*{named}"):
+        change.replace_codebook(index, book.id, book, Origin("codebook"))
+    assert index.versions() == [1]
 
 
 def test_another_codebook_or_codec_is_a_conflict(index: Index, recipe: Recipe) -> None:

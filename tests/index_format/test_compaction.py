@@ -62,7 +62,7 @@ def segment(name: str, tokens: int, deleted: float = 0.0) -> SegmentRecord:
     gone = DeletionRecord(passages=round(tokens // 10 * deleted), documents=1, file=file)
     files = dict.fromkeys(["documents_file", "passages_file", "codes_file", "centroids_file"], file)
     counts = {"documents": tokens // 10, "passages": tokens // 10, "tokens": tokens}
-    return SegmentRecord(id=name, **counts, **files, deletions=gone if deleted else None)
+    return SegmentRecord(id=name, encoder="words", **counts, **files, deletions=gone if deleted else None)
 
 
 def chosen(*segments: SegmentRecord, **policy: object) -> list[list[str]]:
@@ -110,7 +110,7 @@ def test_compacted_segments_hold_the_live_documents_alone(index: Index, recipe: 
     done = compact_index(index, ALL_SMALL)
     assert (done.segments_before, done.segments_after, done.discarded) == (2, 1, 0)
     (record,) = index.current().segments
-    assert (record.documents, record.deletions) == (3, None)
+    assert (record.documents, record.deletions, record.encoder) == (3, None, recipe.encoder.fingerprint)
     assert live_texts(index) == {"a": FIRST["a"], "b": "ember", "d": "violin"}
     assert compact_index(index, ALL_SMALL).rewritten == 0
 

@@ -59,11 +59,18 @@ def make_manifest() -> Manifest:
         codec=CodecRecord(bits=4, file=file_at(keys.codec(keys.new_id()))),
         chunking=ChunkingRecord(passage_tokens=256, overlap_tokens=32),
         codebook=CodebookRecord(
-            id=keys.new_id(), centroids=16, trained_on_tokens=900, file=file_at(keys.codebook(keys.new_id()))
+            id=keys.new_id(),
+            encoder="cd" * 32,
+            centroids=16,
+            trained_on_tokens=900,
+            trained_on_segments=[segment],
+            held_out_distance=0.25,
+            file=file_at(keys.codebook(keys.new_id())),
         ),
         segments=[
             SegmentRecord(
                 id=one,
+                encoder="cd" * 32,
                 documents=10,
                 passages=40,
                 tokens=900,
@@ -239,6 +246,7 @@ def test_a_missing_or_mistyped_key_is_corruption_of_that_manifest(path: tuple[st
         (("segments", 0, "tokens"), -5),
         (("segments", 0, "documents"), 2**32),
         (("codebook", "centroids"), 0),
+        (("codebook", "held_out_distance"), -0.1),
         (("encoder", "dim"), 12),
         (("encoder", "dim"), 1032),
         (("codec", "bits"), 3),
@@ -250,6 +258,16 @@ def test_a_number_out_of_range_is_corruption(path: tuple[str | int, ...], value:
     at(document, path[:-1])[path[-1]] = value
     with pytest.raises(IndexCorrupt):
         decode(document)
+
+
+@pytest.mark.parametrize("path", [("codebook",), ("segments", 1)], ids=["codebook", "segment"])
+def test_vectors_of_another_encoder_than_the_manifests_are_refused(path: tuple[str | int, ...]) -> None:
+    """The error names what they are in, and both fingerprints."""
+    document = as_json()
+    at(document, path)["encoder"] = "ef" * 32
+    with pytest.raises(IndexCorrupt) as caught:
+        decode(document)
+    assert all(one in str(caught.value) for one in (at(document, path)["id"], "ef" * 32, "cd" * 32, WHERE))
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,8 @@ def edit_manifest(root: Path, edit: Callable[[dict[str, Any]], object]) -> None:
         (lambda one: one["segments"][1].update(tokens=3), "codes"),
         (lambda one: one["segments"][0]["deletions"].update(documents=1), "counted"),
         (lambda one: one["segments"][0].update(deletions=None), "live once"),
+        (lambda one: one["codebook"].update(encoder="other"), "of the index's encoder"),
+        (lambda one: one["segments"][1].update(encoder="other"), "of the index's encoder"),
         (lambda one: one.update(floor=4), "floor and horizon"),
         (lambda one: one.update(horizon=-1), "horizon"),
         (lambda one: one.update(tags={"next": 4}), "a tag names a version"),

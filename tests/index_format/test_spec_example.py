@@ -57,6 +57,7 @@ PASSAGES = [(0, 0, 0, 9), (0, 1, 10, 18), (1, 0, 0, 10)]
 def write_example(root: Path) -> tuple[Index, Manifest, Manifest]:
     """Version 1 with three passages, and version 2 without document a."""
     index = Index(LocalStore(root))
+    encoder = EncoderRecord(name="example", fingerprint=hashlib.sha256(b"example").hexdigest(), dim=8)
     codec, book = Codec(mean=MEAN, bits=4), Codebook(centroids=CENTROIDS)
     codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": MEAN}))
     book_id = keys.new_id()
@@ -69,6 +70,7 @@ def write_example(root: Path) -> tuple[Index, Manifest, Manifest]:
     segment = write_segment(
         index.store,
         SegmentContent(
+            encoder=encoder.fingerprint,
             documents=pa.Table.from_pylist(rows, schema=schema.documents_schema(pa.struct([("year", pa.int64())]))),
             passages=pa.Table.from_pylist(
                 [dict(zip(schema.PASSAGES.names, row, strict=True)) for row in PASSAGES], schema=schema.PASSAGES
@@ -80,10 +82,18 @@ def write_example(root: Path) -> tuple[Index, Manifest, Manifest]:
     )
     record = segment.with_centroids(write_centroids(index.store, segment, index.files, codec, book))
     addition = Addition(
-        encoder=EncoderRecord(name="example", fingerprint=hashlib.sha256(b"example").hexdigest(), dim=8),
+        encoder=encoder,
         codec=CodecRecord(bits=4, file=codec_file),
         chunking=ChunkingRecord(passage_tokens=8, overlap_tokens=0),
-        codebook=CodebookRecord(id=book_id, centroids=4, trained_on_tokens=6, file=book_file),
+        codebook=CodebookRecord(
+            id=book_id,
+            encoder=encoder.fingerprint,
+            centroids=4,
+            trained_on_tokens=6,
+            trained_on_segments=[segment.id],
+            held_out_distance=None,
+            file=book_file,
+        ),
         segments=[record],
     )
     first = commit(index.store, lambda base: add_segments(index, base, addition, Origin("build")))

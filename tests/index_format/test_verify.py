@@ -261,13 +261,22 @@ def test_a_mean_or_a_centroid_that_is_no_number_is_named(root: Path) -> None:
     assert [fault.problem for fault in faults(root)] == ["mean: row 3 is not finite", "centroids: row 0 is not finite"]
 
 
+def of_encoder(manifest: dict[str, Any], fingerprint: str) -> None:
+    manifest["encoder"]["fingerprint"] = fingerprint
+    for made in (manifest["codebook"], *manifest["segments"]):
+        made["encoder"] = fingerprint
+
+
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
         (lambda one: one.update(parent_commit="0" * 32), "parent_commit is not"),
         (lambda one: one.update(index_id="0" * 32), "index_id differs"),
         (lambda one: one["chunking"].update(passage_tokens=99), "chunking differs"),
-        (lambda one: one["encoder"].update(fingerprint="other"), "encoder.fingerprint differs"),
+        (lambda one: of_encoder(one, "other"), "encoder.fingerprint differs"),
+        (lambda one: one["encoder"].update(fingerprint="other"), "codebook "),
+        (lambda one: one["codebook"].update(encoder="other"), "is of the encoder 'other', the index of '"),
+        (lambda one: one["segments"][1].update(encoder="other"), "is of the encoder 'other', the index of '"),
         (lambda one: one["commit"].update(id="me"), "is not 32 digits"),
         (lambda one: one["codebook"].update(id="0" * 32), "codebook " + "0" * 32),
         (lambda one: one["segments"][0].update(id="0" * 32), "segment " + "0" * 32 + " has segments/"),

@@ -3,12 +3,8 @@
     python tests/parity/make_golden.py PEER OUT
 
 PEER is one of `colbert`, `pylate`, `multi-vector`; each runs in an environment of its own, as they need different
-versions of transformers. The suite reads the files only. They were made with Python 3.11 and
-
-    colbert:       colbert-ai 0.2.22, transformers 4.48.2, torch 2.13.0
-    pylate:        pylate 1.6.0 (--no-deps: its fast-plaid is built for older torch, and encoding does not need it),
-                   sentence-transformers 5.3.0, transformers 5.3.0, scipy, datasets, pandas, torch 2.15.0
-    multi-vector:  sentence-transformers 6.2.0, transformers 5.23.0, torch 2.13.0
+versions of transformers: `requirements-PEER.txt` beside this file says which, and how it is made. The suite reads the
+files only.
 
 A folder holds a checkpoint as its peer saved it, and for each variant (other settings, same weights) a file with
 the vectors of all queries and documents, and their MaxSim.

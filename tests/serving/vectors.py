@@ -76,7 +76,13 @@ def make_recipe(index: Index, sample: Vectors, *, bits: int, centroids: int, enc
         codec_record=CodecRecord(bits=bits, file=codec_file),
         chunking=ChunkingRecord(passage_tokens=256, overlap_tokens=0),
         codebook_record=CodebookRecord(
-            id=book_id, centroids=len(book.centroids), trained_on_tokens=len(sample), file=book_file
+            id=book_id,
+            encoder=encoder.fingerprint,
+            centroids=len(book.centroids),
+            trained_on_tokens=len(sample),
+            trained_on_segments=[],
+            held_out_distance=None,
+            file=book_file,
         ),
         codec=codec,
         codebook=book,
@@ -103,6 +109,7 @@ def write_documents(index: Index, recipe: Recipe, documents: Sequence[Document])
     if metadata.type.num_fields:
         columns["metadata"] = metadata
     content = SegmentContent(
+        encoder=recipe.encoder.fingerprint,
         documents=pa.table(columns, schema=schema.documents_schema(metadata.type)),
         passages=pa.Table.from_pylist(rows, schema=schema.PASSAGES),
         offsets=exclusive_sum(np.array([len(scales) for _, scales in coded])),

@@ -115,13 +115,13 @@ class Actors:
 
     def swap_codebook(self, index: Index) -> None:
         """Another set of centroids for all segments."""
-        replaced = index.current().codebook.id
+        replaced = index.current().codebook
         chosen = self.random.sample(WORDS, CENTROIDS)
         book_id = keys.new_id()
         arrays = {"centroids": np.stack([word_vector(word) for word in chosen])}
         file = write_object(index.store, keys.codebook(book_id), write_npz(arrays))
-        record = CodebookRecord(id=book_id, centroids=CENTROIDS, trained_on_tokens=8, file=file)
-        self._acknowledge(change.replace_codebook(index, replaced, record, self._origin("codebook")))
+        record = msgspec.structs.replace(replaced, id=book_id, centroids=CENTROIDS, file=file)
+        self._acknowledge(change.replace_codebook(index, replaced.id, record, self._origin("codebook")))
 
     def turn_back(self, index: Index) -> None:
         """Roll back to a version, or tag or untag one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index_format.codebook import Codebook
+from index_format.errors import EncoderMismatch
 from index_format.index import Index
 from index_format.segment import EncodedSegment, read_codebook
 from index_format.store import LocalStore
@@ -24,7 +26,7 @@ from tasks.train_codebook import (
     kmeans,
     train_codebook,
 )
-from tests.strategies import DIM, WORDS, Recipe, make_recipe, write_documents
+from tests.strategies import DIM, WORDS, Recipe, make_recipe, word_vector, write_documents
 
 
 @pytest.fixture
@@ -147,6 +149,34 @@ def test_a_codebook_is_trained_on_all_segments(index: Index, recipe: Recipe) -> 
     books = [read_codebook(index.files, record, DIM) for record in (first, second)]
     np.testing.assert_array_equal(books[0].centroids, books[1].centroids)
     assert len(np.unique(books[0].centroids, axis=0)) == len(WORDS)
+
+
+def test_a_codebook_keeps_how_far_text_lies_that_it_was_not_trained_on(
+    index: Index, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two passages one is held out: its words lie as far from the other's as they do; nothing where it is little."""
+    segment = _encoded(index, recipe, {"one": "harbour harbour", "two": "violin violin"})
+    settings = (index.address, [segment], recipe.codec_record, DIM)
+    monkeypatch.setattr("tasks.train_codebook.HELD_OUT_EVERY", 2)
+    assert train_codebook(*settings).held_out_distance is None
+    monkeypatch.setattr("tasks.train_codebook.LEAST_TOKENS", 2)
+    expected = float(np.square(word_vector("harbour") - word_vector("violin")).sum())
+    codebook = train_codebook(*settings)
+    assert codebook.held_out_distance == pytest.approx(expected, abs=0.02)
+    assert codebook.trained_on_segments == [segment.id]
+
+
+def test_vectors_of_two_encoders_meet_in_no_codebook(index: Index, recipe: Recipe) -> None:
+    """Neither are they trained on together, nor do those of one get the centroids of the other; errors name both."""
+    segment = _encoded(index, recipe, {"one": "harbour"})
+    foreign = msgspec.structs.replace(segment, encoder="letters")
+    named = f"{recipe.encoder.fingerprint}.*letters|letters.*{recipe.encoder.fingerprint}"
+    with pytest.raises(EncoderMismatch, match=named):
+        train_codebook(index.address, [segment, foreign], recipe.codec_record, DIM)
+    codebook = train_codebook(index.address, [segment], recipe.codec_record, DIM)
+    assert codebook.encoder == recipe.encoder.fingerprint
+    with pytest.raises(EncoderMismatch, match=named):
+        assign_centroids(foreign, index.address, codebook, recipe.codec_record, DIM)
 
 
 def test_a_trained_codebook_is_assigned_to_its_segments(index: Index, recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import numpy as np
 
 from index_format import keys
@@ -20,7 +21,6 @@ from index_format.files import write_object
 from index_format.garbage import collect_garbage
 from index_format.history import Retention
 from index_format.index import Index
-from index_format.manifest import CodebookRecord
 from index_format.npz import write_npz
 from index_format.verify import verify
 from tests.strategies import CENTROIDS, WORDS, add, delete, live_texts, make_recipe, recipe_of, word_vector
@@ -71,11 +71,11 @@ def _retrain(documents: Mapping[str, str], rng: Random) -> Plan:
 
 
 def another_codebook(index: Index, chosen: Sequence[str]) -> None:
-    replaced, book_id = index.current().codebook.id, keys.new_id()
+    replaced, book_id = index.current().codebook, keys.new_id()
     data = write_npz({"centroids": np.stack([word_vector(word) for word in chosen])})
     file = write_object(index.store, keys.codebook(book_id), data)
-    book = CodebookRecord(id=book_id, centroids=CENTROIDS, trained_on_tokens=len(chosen), file=file)
-    replace_codebook(index, replaced, book, Origin("codebook"))
+    book = msgspec.structs.replace(replaced, id=book_id, centroids=CENTROIDS, file=file)
+    replace_codebook(index, replaced.id, book, Origin("codebook"))
 
 
 Planner = Callable[[Mapping[str, str], Random], Plan]
