@@ -116,7 +116,7 @@ def padded_share(encoder: Encoder, texts: Sequence[str]) -> float:
     return 1 - sum(map(sum, lengths)) / sum(len(one) * max(one) for one in lengths)
 
 
-def _timed(work: Callable[[], None]) -> tuple[float, float]:
+def _timed(work: Callable[[], object]) -> tuple[float, float]:
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - processor

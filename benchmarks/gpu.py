@@ -172,14 +172,14 @@ def device_seconds(work: Callable[[], None]) -> float:
     """Median seconds of some work on the device."""
     times = []
     for at in range(3 + 10):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         work()
         end.record()
         end.synchronize()
         if at >= 3:
             times.append(begin.elapsed_time(end) / 1000)
-    return statistics.median(times)
+    return float(statistics.median(times))
 
 
 def measure_one_million(report: Report, _passages: int) -> Report:

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
@@ -73,8 +72,8 @@ def _costs(level: Level, dim: int) -> list[Cost]:
             name = f"MaxSim, {bits} bit{'s' if bits > 1 else ''}, {vectors} query vectors"
             costs.append(Cost(name, level.name, dim, _best(work) / (PASSAGES * PASSAGE_TOKENS)))
     centroids = CodedCentroids.of(random_query(CENTROIDS, dim, 1))
-    work = partial(nearest_centroids, random_query(ASSIGNED, dim, 2), centroids, level=level)
-    costs.append(Cost(f"nearest of {CENTROIDS:,} centroids", level.name, dim, _best(work) / ASSIGNED))
+    nearest = partial(nearest_centroids, random_query(ASSIGNED, dim, 2), centroids, level=level)
+    costs.append(Cost(f"nearest of {CENTROIDS:,} centroids", level.name, dim, _best(nearest) / ASSIGNED))
     return costs
 
 
@@ -87,7 +86,7 @@ def _table(codec: Codec) -> SegmentTable:
     return SegmentTable.of([[offsets, codes, np.full(tokens, 0.01, np.float16), none, np.zeros(0, np.uint16)]])
 
 
-def _best(work: Callable[[], NDArray[np.generic]]) -> float:
+def _best(work: Callable[[], object]) -> float:
     """Nanoseconds of the quickest round; the first compiles."""
     times = []
     for _ in range(ROUNDS):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 
 from index_format.change import Origin, delete_documents, live_documents
 from index_format.index import Index
+from index_format.manifest import Manifest
 
 CLIENTS = 128  # connections: more than a small queue and a batch hold, so that none waits for another here
 PUBLISH_SECONDS = 1.0  # between two versions: a server looks as often
@@ -243,9 +245,14 @@ def publish(address: str, stop: Event) -> None:
     """Delete one document after another, each by a commit of its own."""
     index = Index.at(address)
     for document_id in list(live_documents(index.segments(index.current()))):
-        index.change(lambda base, one=document_id: delete_documents(index, base, [one], Origin("delete")))
+        index.change(partial(_without, index, document_id))
         if stop.wait(PUBLISH_SECONDS):
             return
+
+
+def _without(index: Index, document_id: str, base: Manifest | None) -> Manifest | None:
+    assert base is not None
+    return delete_documents(index, base, [document_id], Origin("delete"))
 
 
 def _swaps_of(address: str) -> int:

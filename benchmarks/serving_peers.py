@@ -175,7 +175,8 @@ def closed_loop(way: Way, clients: int, seconds: float) -> tuple[list[float], li
     numbers, until = itertools.count(), time.perf_counter() + seconds
 
     def client() -> list[tuple[float, int, bytes]]:
-        connection, told = HTTPConnection(way.netloc, timeout=300), []
+        connection = HTTPConnection(way.netloc, timeout=300)
+        told: list[tuple[float, int, bytes]] = []
         while not told or time.perf_counter() < until:
             query = next(numbers) % len(way.bodies)
             start = time.perf_counter()

@@ -22,7 +22,7 @@ def pool_rows(
 
     Returns what is left, one below the other too, and how many of each passage.
     """
-    tokens = pad_sequence(vectors.split(list(lengths)), batch_first=True)
+    tokens = pad_sequence(list(torch.split(vectors, list(lengths))), batch_first=True)
     counts = torch.tensor(lengths, device=vectors.device)
     there = torch.arange(tokens.shape[1], device=vectors.device) < counts[:, None]
     clusters = _clusters(tokens, there, _joins(counts, factor, protected), protected)

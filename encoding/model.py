@@ -113,7 +113,7 @@ def _load_transformer(layout: Layout, dtype: torch.dtype) -> torch.nn.Module:
     if missing:
         raise InputError(f"encoder: the weights in {folder} lack {', '.join(missing[:3])} ({len(missing)} in all).")
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # its one vector for each text would be computed for nothing
+        model.pooler = None  # type: ignore[assignment]  # its one vector for each text would be computed for nothing
     return model.eval()
 
 
