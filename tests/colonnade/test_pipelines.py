@@ -52,8 +52,8 @@ def test_an_index_is_synced_made_anew_and_measured(run: Run, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["sync", "nowhere.csv", "nothing"], 4, "There is no index at"),
-        (["sync", "nowhere.csv", "nothing", "--most-deleted", "2"], 3, "most_deleted: Input should be less than"),
+        (["sync", __file__, "nothing"], 4, "There is no index at"),
+        (["sync", __file__, "nothing", "--most-deleted", "2"], 3, "most_deleted: Input should be less than"),
         (["reindex", "nothing"], 4, "There is no index at"),
         (["reindex", "nothing", "--bits", "3"], 3, "bits: Input should be 1, 2, 4 or 8, got 3."),
         (["eval", "nothing"], 4, "There is no index at"),
