@@ -47,14 +47,17 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     return folder / "cert.pem", folder / "key.pem"
 
 
-def test_a_gpu_is_left_alone_where_the_processor_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_left_alone_where_the_processor_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Also by the encoder: serve and search say so to it. This torch would fail on a GPU that it is told is there."""
     index = Index.at(tmp_path / "index")
     add_texts(index, load_encoder("embedded"), {"bees": "Bees make honey."})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     record = index.current().encoder
     assert load_encoder_of(record, None, "cpu").device.type == "cpu"
-    run, before = runner(monkeypatch), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    run = runner(monkeypatch, capfd)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     assert run("search", index.address, "honey", "--device", "cpu").code == 0
     try:
         with socket.create_server(
@@ -101,7 +104,8 @@ def test_a_server_of_a_bucket_follows_it(fresh_s3_address: str, tmp_path: Path) 
             assert client.fetch(["ice"], min_version=2).documents[0].text == "Ice floats on the water."
     finally:
         process.terminate()
-        process.wait(30)
+        code = process.wait(120)
+    assert code == 0
     warned = [line for line in (tmp_path / "log").read_text().splitlines() if "unencrypted" in line]
     assert len(warned) == 1
 

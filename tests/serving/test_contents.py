@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from encoding.encoder import Encoder
 from index_format.index import Index
 from serving.http.app import make_app
+from serving.http.parts import Settings
 from serving.rerank import MAX_CHARACTERS
 from serving.searcher import Searcher
 from tests.serving.vectors import add_texts
@@ -29,7 +30,9 @@ def client(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Iterat
     add_texts(index, encoder, {"cats": CATS, "gone": "Dogs bark."}, year=2002)
     add_texts(index, encoder, {"lava": LAVA}, place="island")
     delete(index, "gone")
-    with TestClient(make_app(Searcher(index, encoder), "the/index"), raise_server_exceptions=False) as running:
+    with TestClient(
+        make_app(Searcher(index, encoder), "the/index", Settings(deadline_ms=60_000)), raise_server_exceptions=False
+    ) as running:
         yield running
 
 

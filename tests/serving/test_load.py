@@ -261,7 +261,9 @@ def test_swaps_under_load_fail_no_query(tmp_path: Path, encoder: Encoder) -> Non
     publish = [lambda n=number: add_texts(index, encoder, {"a": f"{n} a", "b": f"{n} b"}) for number in range(1, 12)]
     publish[0]()
     done = threading.Event()
-    with running(make_app(Searcher(Index.at(index.address), encoder), "i", Settings(refresh_seconds=0.02))) as address:
+    with running(
+        make_app(Searcher(Index.at(index.address), encoder), "i", Settings(0.02, deadline_ms=60_000))
+    ) as address:
 
         def load() -> list[int]:
             seen = [0]
