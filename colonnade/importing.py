@@ -141,6 +141,11 @@ def _summary(
             "makes: they were pooled, cut off or encoded with other settings, which the source does not tell. "
             "Searches are right; explain cannot place such vectors in the text. `colonnade reindex` makes all alike."
         )
+    elif peer.pool_factor > 1:
+        warnings.append(
+            "Its vectors are pooled, and stand in another order than this encoder would give them. Searches are right; "
+            "explain may name other words of a passage than those that matched. `colonnade reindex` makes all alike."
+        )
     return Summary(
         index=place.address,
         version=manifest.version,

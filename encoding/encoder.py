@@ -28,6 +28,7 @@ _WINDOW_BATCHES = 4  # texts are tokenised that many batches at a time, while th
 _CHARACTERS_A_TOKEN = 4  # roughly: only the size of a window hangs on it
 
 Batch = list[tuple[int, NDArray[np.float32]]]
+TokenBatch = tuple[list[int], list[TokenizedText]]
 
 
 class Encoder:
@@ -58,17 +59,31 @@ class Encoder:
         """Encode the texts of documents in batches of similar length, shortest first.
 
         Yields lists of (position in `texts`, vectors float32 [tokens, D]); every position comes once. The vectors
-        are unit vectors, or pooled ones where `pool_factor` is above 1.
+        are unit vectors, or pooled ones where `pool_factor` is above 1. A GPU has the next batch in a thread meanwhile.
         """
+
+        def encoded(batch: TokenBatch) -> Batch:
+            return list(zip(batch[0], self._vectors(batch[1], pool_factor), strict=True))
+
+        if self.device.type == "cpu":  # where the caller's work would only take cores from the model
+            return map(encoded, self.batches(texts))
+        return one_ahead(encoded, self.batches(texts))
+
+    def batches(self, texts: Sequence[str]) -> Iterator[TokenBatch]:
+        """The texts of documents, tokenised, in the batches that go through the model: positions and tokens."""
         most_tokens = BATCH_TOKENS[self.device.type]
         characters = _WINDOW_BATCHES * _CHARACTERS_A_TOKEN * most_tokens
         windows = windows_by_length([len(text) for text in texts], characters)
         for window, tokenized in one_ahead(lambda window: (window, self._tokens_of(texts, window)), windows):
             for batch in batches_by_length([len(one.ids) for one in tokenized], most_tokens):
-                vectors = halving(self._model.vectors, [tokenized[one] for one in batch])
-                if pool_factor > 1:
-                    vectors = pool_batch(vectors, pool_factor, protected=self.protected)
-                yield list(zip([window[one] for one in batch], vectors, strict=True))
+                yield [window[one] for one in batch], [tokenized[one] for one in batch]
+
+    def _vectors(self, tokens: Sequence[TokenizedText], pool_factor: int) -> list[NDArray[np.float32]]:
+        """The vectors of a batch. A GPU pools them itself: scipy would take many times as long as it encodes."""
+        if self.device.type != "cpu":
+            return halving(lambda some: self._model.vectors(some, pool_factor), tokens)
+        vectors = halving(self._model.vectors, tokens)
+        return pool_batch(vectors, pool_factor, protected=self.protected) if pool_factor > 1 else vectors
 
     def encode_query(self, text: str) -> NDArray[np.float32]:
         """The vectors of a query: float32 [Q, D], as in `encode_queries`."""

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from encoding.cpu_linear import use_packed_linears
+from encoding.device_pooling import pool_rows
 from encoding.inputs import TokenizedText
 from encoding.layouts.files import (
     CONFIG,
@@ -43,21 +46,26 @@ class TokenModel:
         self.device = device
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self._whole = layout.whole
+        self._markers = int(layout.keep_markers)  # vectors of tokens, in front, that are never pooled
         self._transformer = _load_transformer(layout, dtype).to(device)
         self._projections = torch.nn.Sequential(*map(_load_projection, layout.projections)).eval().to(device)
         if device.type == "cpu":
             use_packed_linears(self._transformer)
 
     @torch.inference_mode()
-    def vectors(self, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
-        """The vectors of each text, float32 [vectors, D], from one pass: the whole text's first, if there is one."""
+    def vectors(self, texts: Sequence[TokenizedText], pool_factor: int = 1) -> list[NDArray[np.float32]]:
+        """The vectors of each text, float32 [vectors, D], from one pass: the whole text's first, if there is one.
+
+        Above a `pool_factor` of 1 the tokens' vectors are pooled, on the device.
+        """
         ids, attended, kept = _padded(texts)
         # Without a mask attention takes its quickest road, and texts of one length need none.
         mask = None if attended.all() else attended.long().to(self.device)
         states = self._transformer(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
-        tokens = np.split(
-            self._unit(states[kept.to(self.device)]), np.cumsum([int(one.kept.sum()) for one in texts])[:-1]
-        )
+        rows, counts = self._unit(states[kept.to(self.device)]), [int(one.kept.sum()) for one in texts]
+        if pool_factor > 1:
+            rows, counts = pool_rows(rows, counts, pool_factor, protected=self._markers)
+        tokens = np.split(rows.cpu().numpy(), np.cumsum(counts)[:-1])
         if self._whole is None:
             return tokens
         if self._whole == "cls":
@@ -65,13 +73,11 @@ class TokenModel:
         else:
             weights = attended.to(self.device, torch.float32)[:, :, None]
             wholes = (states.float() * weights).sum(1) / weights.sum(1)
-        return [np.concatenate(pair) for pair in zip(self._unit(wholes)[:, None], tokens, strict=True)]
+        return [np.concatenate(pair) for pair in zip(self._unit(wholes).cpu().numpy()[:, None], tokens, strict=True)]
 
-    def _unit(self, states: torch.Tensor) -> NDArray[np.float32]:
+    def _unit(self, states: torch.Tensor) -> torch.Tensor:
         """States [n, hidden] projected and made unit vectors, float32 [n, D]."""
-        projected = self._projections(states.float())
-        vectors: NDArray[np.float32] = torch.nn.functional.normalize(projected, dim=-1).cpu().numpy()
-        return vectors
+        return torch.nn.functional.normalize(self._projections(states.float()), dim=-1)
 
 
 def _padded(texts: Sequence[TokenizedText]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -91,13 +97,10 @@ def _load_transformer(layout: Layout, dtype: torch.dtype) -> torch.nn.Module:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what of the files was not used is no news: heads, mostly
     try:
-        model, loaded = AutoModel.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=weight_files(folder)[0].suffix == ".safetensors",
-            trust_remote_code=bool(model_code(folder, read_json(folder / CONFIG))),
-            output_loading_info=True,
-        )
+        try:
+            model, loaded = _from_files(folder, dtype, "sdpa")
+        except ValueError:  # an architecture without it; what is wrong otherwise is wrong again
+            model, loaded = _from_files(folder, dtype, "eager")
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
         raise InputError(
             f"encoder: {folder} cannot be loaded ({first_line(error)}). The architecture must be one that "
@@ -112,6 +115,20 @@ def _load_transformer(layout: Layout, dtype: torch.dtype) -> torch.nn.Module:
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # its one vector for each text would be computed for nothing
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _from_files(folder: Path, dtype: torch.dtype, attention: str) -> tuple[Any, dict[str, Any]]:
+    """The transformer, and what of its weights was not there or not used. attention: whatever the files ask for."""
+    own_code = bool(model_code(folder, read_json(folder / CONFIG)))
+    return AutoModel.from_pretrained(  # type: ignore[no-any-return]
+        folder,
+        config=AutoConfig.from_pretrained(folder, trust_remote_code=own_code),  # else what it asks for comes first
+        dtype=dtype,
+        attn_implementation=attention,
+        use_safetensors=weight_files(folder)[0].suffix == ".safetensors",
+        trust_remote_code=own_code,
+        output_loading_info=True,
+    )
 
 
 class _Projection(torch.nn.Module):

@@ -23,14 +23,17 @@ def pool_batch(batch: Sequence[NDArray[np.float32]], factor: int, *, protected: 
 
 
 def pool_tokens(vectors: NDArray[np.float32], factor: int, *, protected: int) -> NDArray[np.float32]:
-    """Token vectors float32 [T, D] to about T / factor of them; the first `protected` stay as they are, in front."""
+    """Token vectors float32 [T, D] to about T / factor of them, in the order of the first token of each.
+
+    The first `protected` stay as they are, in front.
+    """
     free = vectors[protected:]
-    labels = _labels(free, factor)
-    if labels is None:
+    clusters = _clusters(free, factor)
+    if clusters is None:
         return vectors
-    order = np.argsort(labels, kind="stable")
+    order = np.argsort(clusters, kind="stable")
     # Where distances tie there may be fewer clusters than were asked for.
-    _, firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    _, firsts, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
     sums = np.add.reduceat(free[order], firsts, axis=0)
     return np.concatenate([vectors[:protected], sums / sizes[:, None].astype(np.float32)])
 
@@ -38,22 +41,23 @@ def pool_tokens(vectors: NDArray[np.float32], factor: int, *, protected: int) ->
 def pooled_groups(vectors: NDArray[np.float32], factor: int, *, protected: int) -> list[list[int]]:
     """The tokens of which each vector of `pool_tokens` is the mean, by their places among the unpooled."""
     with _blas().limit(limits=1, user_api="blas"):
-        labels = _labels(vectors[protected:], factor)
-    if labels is None:
+        clusters = _clusters(vectors[protected:], factor)
+    if clusters is None:
         return [[one] for one in range(len(vectors))]
     alone = [[one] for one in range(protected)]
-    return alone + [(protected + np.flatnonzero(labels == label)).tolist() for label in np.unique(labels)]
+    return alone + [(protected + np.flatnonzero(clusters == one)).tolist() for one in np.unique(clusters)]
 
 
-def _labels(free: NDArray[np.float32], factor: int) -> NDArray[np.int32] | None:
-    """The cluster of each token, or None where none are joined."""
+def _clusters(free: NDArray[np.float32], factor: int) -> NDArray[np.intp] | None:
+    """The first token of each token's cluster, or None where none are joined."""
     wanted = max(len(free) // factor, 1)
     if wanted >= len(free):
         return None
     distances = 1 - free @ free.T
     condensed = squareform(distances, checks=False)
-    labels: NDArray[np.int32] = hierarchy.fcluster(hierarchy.linkage(condensed, "ward"), wanted, "maxclust")
-    return labels
+    labels = hierarchy.fcluster(hierarchy.linkage(condensed, "ward"), wanted, "maxclust")
+    _, firsts, numbers = np.unique(labels, return_index=True, return_inverse=True)
+    return np.asarray(firsts[numbers], np.intp)
 
 
 @cache

@@ -115,6 +115,33 @@ def test_a_text_without_tokens_has_at_least_one_vector(encoder: Encoder, text: s
     np.testing.assert_allclose(np.linalg.norm(vectors[1:], axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("pool_factor", [1, 3])
+def test_a_batch_ahead_changes_no_vector(encoder: Encoder, monkeypatch: pytest.MonkeyPatch, pool_factor: int) -> None:
+    """As on a GPU: the model has the next batch while the caller is busy with one, and pools where the vectors are."""
+    alone = {at: vectors for batch in encoder.encode(TEXTS, pool_factor) for at, vectors in batch}
+    monkeypatch.setattr(encoder, "device", torch.device("cuda"))  # its model stays where it is
+    monkeypatch.setitem(BATCH_TOKENS, "cuda", 512)
+    batches = list(encoder.encode(TEXTS, pool_factor))
+    assert len(batches) > 1
+    ahead = {at: vectors for batch in batches for at, vectors in batch}
+    assert list(ahead) == list(alone)
+    for at, vectors in alone.items():
+        np.testing.assert_allclose(ahead[at], vectors, atol=1e-5)
+
+
+def test_what_goes_wrong_a_batch_ahead_reaches_the_caller(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of the batch that it went wrong with."""
+    monkeypatch.setattr(encoder, "device", torch.device("cuda"))
+    monkeypatch.setitem(BATCH_TOKENS, "cuda", 16)
+    given = iter([True, False])
+    encode = encoder._model.vectors
+    monkeypatch.setattr(encoder._model, "vectors", lambda *some: encode(*some) if next(given) else 1 / 0)
+    batches = encoder.encode(TEXTS[:3])
+    assert next(batches)
+    with pytest.raises(ZeroDivisionError):
+        next(batches)
+
+
 def test_no_texts_make_no_batches(encoder: Encoder) -> None:
     """Nothing in, nothing out."""
     assert list(encoder.encode([])) == []

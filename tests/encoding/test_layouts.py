@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import MPNetConfig, MPNetModel
 
 from encoding.checkpoint import open_checkpoint
 from encoding.encoder import Encoder
@@ -51,6 +53,31 @@ def test_a_marker_that_the_tokenizer_lacks_is_named(folder: Path) -> None:
     _change(folder / SETTINGS, query_prefix="[Query] ")
     with pytest.raises(InputError, match=r"tokenizer.json lacks the token '\[Query\] '"):
         _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert", "pylate-modernbert"], indirect=True)
+@pytest.mark.parametrize("asked", [None, "eager", "flash_attention_2"])
+def test_attention_is_sdpa_whatever_the_files_ask_for(folder: Path, asked: str | None, monkeypatch) -> None:
+    """In every layer: another would be slower, or need a package that is not there."""
+    _change(folder / "config.json", _attn_implementation=asked, attn_implementation=asked)
+    calls: list[int] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *given, **more: calls.append(1) or attend(*given, **more),
+    )
+    _encoder(folder).encode_query(TEXT)
+    assert len(calls) == json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+
+
+def test_an_architecture_without_sdpa_is_encoded_all_the_same(tmp_path: Path) -> None:
+    """MPNet, of which many plain encoders are made."""
+    shutil.copy(GOLDEN / "pylate-bert" / "tokenizer.json", tmp_path)
+    words = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    MPNetModel(MPNetConfig(vocab_size=words, max_position_embeddings=66, **small)).save_pretrained(tmp_path)
+    assert np.isfinite(_encoder(tmp_path).encode_query(TEXT)).all()
 
 
 @pytest.mark.parametrize("folder", ["multi-vector-bert"], indirect=True)

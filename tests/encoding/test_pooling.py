@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from encoding.device_pooling import pool_rows
 from encoding.encoder import Encoder
-from encoding.pooling import pool_tokens
+from encoding.pooling import pool_tokens, pooled_groups
 
 GOLDEN = np.load(Path(__file__).parents[1] / "parity" / "golden" / "pooling.npz")
 POOLED = sorted(name for name in GOLDEN.files if "/" in name)
@@ -17,10 +19,35 @@ POOLED = sorted(name for name in GOLDEN.files if "/" in name)
 
 @pytest.mark.parametrize("name", POOLED)
 def test_pooled_vectors_are_pylates(name: str) -> None:
-    """On the same vectors, for every factor, with and without a protected token, and in the same order."""
+    """On the same vectors, for every factor, with and without a protected token; in an order of our own."""
     tokens, factor, protected = name.split("/")
     pooled = pool_tokens(GOLDEN[tokens], int(factor), protected=int(protected))
-    np.testing.assert_allclose(pooled, GOLDEN[name], atol=1e-5)
+    apart = np.abs(pooled[:, None] - GOLDEN[name][None]).max(axis=2)
+    assert len(pooled) == len(GOLDEN[name])
+    assert sorted(apart.argmin(axis=1)) == list(range(len(pooled)))
+    assert apart.min(axis=1).max() < 1e-5
+
+
+@pytest.mark.parametrize("protected", [0, 1, 2])
+@pytest.mark.parametrize("factor", [2, 3, 100])
+def test_a_gpu_pools_a_batch_as_a_processor_pools_each_passage(factor: int, protected: int) -> None:
+    """Passages of all lengths together: the same vectors in the same order (here by the same steps on a processor)."""
+    passages = [GOLDEN[name] for name in GOLDEN.files if "/" not in name]
+    passages.append(np.eye(1, 16, dtype=np.float32).repeat(5, axis=0))  # whose distances all tie
+    one_by_one = [pool_tokens(one, factor, protected=protected) for one in passages]
+    together = torch.from_numpy(np.concatenate(passages))
+    rows, counts = pool_rows(together, [len(one) for one in passages], factor, protected=protected)
+    assert counts == [len(one) for one in one_by_one]
+    np.testing.assert_allclose(rows.numpy(), np.concatenate(one_by_one), atol=1e-5)
+
+
+def test_pooled_vectors_come_in_the_order_of_their_first_tokens() -> None:
+    """Wherever a passage is pooled, its vectors can be told by their places."""
+    vectors = GOLDEN["161"]
+    groups = pooled_groups(vectors, 3, protected=1)
+    assert [group[0] for group in groups] == sorted(group[0] for group in groups)
+    means = np.stack([vectors[group].mean(axis=0) for group in groups])
+    np.testing.assert_allclose(pool_tokens(vectors, 3, protected=1), means, atol=1e-6)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 2, 3, 50])

@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from index_format.verify import verify
 from serving.query import SearchQuery
 from serving.searcher import Searcher
 from tasks.imports import segments
-from tasks.imports.fit import measure_fit, refuse_misfit
+from tasks.imports.fit import Fit, measure_fit, refuse_misfit
 from tasks.imports.layouts import open_peer_index
 from tasks.imports.peer import PeerPassage, Residuals
 from tasks.rows import Source
@@ -150,6 +151,17 @@ def test_segments_are_cut_between_documents(tmp_path: Path, monkeypatch: pytest.
     query = SearchQuery(TEXTS["queries"][0], k=20, recall="exact")
     first, second = ([(hit.document_id, hit.score) for hit in each.search(query).hits] for each in asked)
     assert first == second
+
+
+def test_pooled_vectors_come_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep their order, which tells nothing of places in the text."""
+    monkeypatch.setattr("colonnade.importing.measure_fit", lambda *_: Fit(likeness=0.96, same_counts=1.0))
+    assert bring(GOLDEN / "ragatouille", tmp_path / "one").warnings == []
+    monkeypatch.setattr(
+        "colonnade.importing.open_peer_index", lambda source: replace(open_peer_index(source), pool_factor=2)
+    )
+    (warning,) = bring(GOLDEN / "ragatouille", tmp_path / "two").warnings
+    assert "pooled" in warning
 
 
 def test_texts_of_an_index_without_them_come_from_a_file(tmp_path: Path) -> None:
