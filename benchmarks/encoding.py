@@ -1,6 +1,7 @@
 """How fast documents become token vectors, beside sentence-transformers' own encode, on the same texts and threads.
 
     python -m benchmarks.encoding DATA_FOLDER
+    python -m benchmarks.encoding --device cuda      # the share of a GPU's speed that encoding uses: encoding_share.py
 
 Both encode the same passages of one collection with the embedded model in float32, in turn, several times; what
 else the machine does then meets both. Pooling is timed on the vectors that came out. Figures are medians.
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from benchmarks.encoding_share import BERT_BASE, measure_share
 from benchmarks.environment import Environment, environment
 from benchmarks.judged import load_collection
 from benchmarks.results import save
@@ -47,11 +49,13 @@ class Timing:
 class EncodingSpeed:
     """Both encoders on the same passages. A ratio is the median over rounds of their time by ours.
 
-    tokens: those that the model reads, markers included. pooling_share: seconds of pooling by those of encoding.
+    tokens: those that the model reads, markers included. padded_share: of what goes through it, tokens that only fill
+    a batch. pooling_share: seconds of pooling by those of encoding.
     """
 
     passages: int
     tokens: int
+    padded_share: float
     threads: int
     colonnade: Timing
     sentence_transformers: Timing
@@ -84,6 +88,7 @@ def measure_encoding(texts: Sequence[str], rounds: int, command: str) -> Encodin
     return EncodingSpeed(
         passages=len(texts),
         tokens=tokens,
+        padded_share=padded_share(encoder, texts),
         threads=torch.get_num_threads(),
         colonnade=_timing(our_times, tokens, len(texts)),
         sentence_transformers=_timing(their_times, tokens, len(texts)),
@@ -105,6 +110,12 @@ def passages_of(encoder: Encoder, texts: Sequence[str], most: int) -> list[str]:
     return found[:most]
 
 
+def padded_share(encoder: Encoder, texts: Sequence[str]) -> float:
+    """The share of padding in all that goes through the model when these texts are encoded together."""
+    lengths = [[len(one.ids) for one in tokens] for _, tokens in encoder.batches(texts)]
+    return 1 - sum(map(sum, lengths)) / sum(len(one) * max(one) for one in lengths)
+
+
 def _timed(work: Callable[[], None]) -> tuple[float, float]:
     wall, processor = time.perf_counter(), time.process_time()
     work()
@@ -122,27 +133,44 @@ def _pooling_seconds(vectors: Sequence[NDArray[np.float32]], factor: int) -> flo
     return min(_timed(lambda: pool_batch(vectors, factor, protected=0))[1] for _ in range(3))
 
 
+def _report_share(output: Path, rounds: int, command: str) -> None:
+    """Measure on a GPU, print and keep the figures."""
+    measured = measure_share(BERT_BASE, "cuda", rounds, POOL_FACTORS, command)
+    save(output, "share-of-cuda", measured)
+    print(f"{measured.device}, {measured.dtype}: {measured.passages_per_second:,.0f} passages/s of {BERT_BASE.tokens}")
+    print(f"{measured.model_flops_per_second / 1e12:.0f} TFLOP/s, {100 * measured.share:.1f} % of what matmul does")
+    for factor, rate in measured.pooled_passages_per_second.items():
+        print(f"pooled by {factor}: {rate:,.0f} passages/s")
+
+
 def main() -> None:
     """Measure, print and keep the figures."""
     output = Path(__file__).parent / "results" / f"encoding-{datetime.now(UTC):%Y-%m-%d}.json"
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encoding", description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of collections")
+    parser.add_argument("data", type=Path, nargs="?", help="folder of collections; for a processor")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="what encodes: %(default)s")
     parser.add_argument("--set", default="scifact", help="collection to take passages of: %(default)s")
     parser.add_argument("--passages", type=int, default=256, help="how many: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="how many times each: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both: %(default)s")
     parser.add_argument("--output", type=Path, default=output, help="JSON file to add the results to")
     arguments = parser.parse_args()
+    command = " ".join(["python -m benchmarks.encoding", *sys.argv[1:]])
+    if arguments.device == "cuda":
+        _report_share(arguments.output, arguments.rounds, command)
+        return
+    if arguments.data is None:
+        parser.error("DATA is needed: the folder of collections")
     torch.set_num_threads(arguments.threads)
     texts = load_collection(arguments.data / arguments.set).texts
     passages = passages_of(load_encoder(EMBEDDED), texts, arguments.passages)
-    command = " ".join(["python -m benchmarks.encoding", *sys.argv[1:]])
     speed = measure_encoding(passages, arguments.rounds, command)
     save(arguments.output, f"{arguments.set}-{arguments.passages}-threads-{arguments.threads}", speed)
     print(f"{speed.passages} passages, {speed.tokens:,} tokens, {speed.threads} threads")
     for name, timing in (("colonnade", speed.colonnade), ("sentence-transformers", speed.sentence_transformers)):
         print(f"{name:24}{timing.tokens_per_second:10,.0f} tokens/s{timing.passages_per_second:10.1f} passages/s")
     print(f"{speed.wall_ratio:.2f} times by the clock, {speed.processor_ratio:.2f} times in processor time")
+    print(f"padding: {100 * speed.padded_share:.2f} % of the tokens in batches")
     for factor, share in speed.pooling_share.items():
         print(f"pooling by {factor}: {100 * share:.1f} % of encoding")
 
