@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from encoding.checkpoint import open_checkpoint
 from encoding.chunking import Chunker
 from encoding.encoder import Encoder
 
+TINY = Path(__file__).parents[1] / "parity" / "golden" / "colbert-bert"
 ODD = {
     "empty": "",
     "one character": "a",
@@ -72,6 +76,27 @@ def test_one_long_line_is_cut_in_time_that_grows_with_its_length(encoder: Encode
     passages = chunker.passages(text)
     assert max(one.end - one.start for one in passages) <= 20 * 256
     assert "".join(text[one.start : one.end] for one in passages) == text
+
+
+def test_a_line_of_ten_megabytes_becomes_passages_that_have_vectors() -> None:
+    """The whole road from a document: cut, then encoded beside a good text, which keeps the vectors that it has alone.
+
+    A word of that length is unknown to a tokenizer, and ColBERT keeps no unknown token: the markers stand for each.
+    """
+    tiny = Encoder(open_checkpoint(str(TINY)), "cpu")
+    passage_tokens, length = tiny.checkpoint.max_tokens, 10_000_000
+    chunker = Chunker(tiny.tokenizer, passage_tokens=passage_tokens, markers=tiny.document_markers)
+    passages = chunker.passages("a" * length)
+    assert len(passages) == length // (20 * passage_tokens)
+    assert passages[-1].end == length
+    good = "The heron circled above the harbour."
+    chosen = [one.encoded_text for one in (passages[0], passages[len(passages) // 2], passages[-1])]
+    *vectors, beside = _encode_all(tiny, [*chosen, good])
+    for own in vectors:
+        assert own.shape == (3, tiny.checkpoint.dim)
+        np.testing.assert_allclose(np.linalg.norm(own, axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(own, vectors[0], atol=1e-5)
+    np.testing.assert_allclose(beside, _encode_all(tiny, [good])[0], atol=1e-5)
 
 
 def _encode_all(encoder: Encoder, texts: list[str]) -> list[NDArray[np.float32]]:
