@@ -23,7 +23,7 @@ WHOLE_TEXT = "[whole text]"
 WHOLE_WEIGHT = 0.5
 """What the vector of a whole query weighs, as a share of all its tokens together (docs/decisions/0005)."""
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 131072}
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}  # docs/decisions/0006: rows enough for a GPU, little padding
 _WINDOW_BATCHES = 4  # texts are tokenised that many batches at a time, while the model has those before
 _CHARACTERS_A_TOKEN = 4  # roughly: only the size of a window hangs on it
 
