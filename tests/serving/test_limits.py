@@ -150,8 +150,10 @@ def test_old_versions_that_are_opened_hold_nothing_else_up(searcher: OddSearcher
 def test_those_who_wait_for_a_version_to_come_are_bounded(address: str) -> None:
     """As those in the queue are."""
     with ThreadPoolExecutor(6) as pool:
-        codes = sorted(one.json()["code"] for one in pool.map(lambda _: ask(address, "honey", min_version=9), range(6)))
-    assert codes == ["overloaded"] * 2 + ["version_not_served"] * 4
+        codes = [one.json()["code"] for one in pool.map(lambda _: ask(address, "honey", min_version=9), range(6))]
+    # On a machine that is slow enough the last come when the first have waited their 5 seconds.
+    assert set(codes) == {"overloaded", "version_not_served"}
+    assert codes.count("version_not_served") >= 4
 
 
 def test_who_takes_no_answer_is_hung_up_on(searcher: OddSearcher, monkeypatch: pytest.MonkeyPatch) -> None:
