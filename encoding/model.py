@@ -120,21 +120,6 @@ def _load_transformer(layout: Layout, dtype: torch.dtype) -> torch.nn.Module:
 def _from_files(folder: Path, dtype: torch.dtype, attention: str) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The transformer, and what of its weights was not there or not used. attention: whatever the files ask for."""
     own_code = bool(model_code(folder, read_json(folder / CONFIG)))
-    loaded: tuple[torch.nn.Module, dict[str, Any]] = AutoModel.from_pretrained(
-        folder,
-        config=AutoConfig.from_pretrained(folder, trust_remote_code=own_code),  # else what it asks for comes first
-        dtype=dtype,
-        attn_implementation=attention,
-        use_safetensors=weight_files(folder)[0].suffix == ".safetensors",
-        trust_remote_code=own_code,
-        output_loading_info=True,
-    )
-    return loaded
-
-
-def _from_files(folder: Path, dtype: torch.dtype, attention: str) -> tuple[Any, dict[str, Any]]:
-    """The transformer, and what of its weights was not there or not used. attention: whatever the files ask for."""
-    own_code = bool(model_code(folder, read_json(folder / CONFIG)))
     return AutoModel.from_pretrained(  # type: ignore[no-any-return]
         folder,
         config=AutoConfig.from_pretrained(folder, trust_remote_code=own_code),  # else what it asks for comes first
