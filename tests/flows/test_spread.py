@@ -213,7 +213,7 @@ def test_a_ray_cluster_encodes_and_a_worker_that_is_killed_costs_its_shard(
     script = "from tasks import stage_documents; from colonnade import cli; stage_documents.SHARD_DOCUMENTS = 3; "
     options = ["--encoder", ENCODER]
     command = [sys.executable, "-c", f"{script}cli.main()", "build", str(source), str(index), *options]
-    quiet = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    quiet = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     environment = {**server.environment, SETTING: "ray", "PYTHONPATH": str(PROJECT), **quiet}
     build = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
