@@ -203,6 +203,7 @@ def test_processes_encode_and_one_that_is_killed_costs_its_shard(server: Prefect
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a cluster is eight processes that import for a minute of processor, beside other tests
 def test_a_ray_cluster_encodes_and_a_worker_that_is_killed_costs_its_shard(
     server: PrefectServer, tmp_path: Path
 ) -> None:
@@ -217,9 +218,9 @@ def test_a_ray_cluster_encodes_and_a_worker_that_is_killed_costs_its_shard(
     environment = {**server.environment, SETTING: "ray", "PYTHONPATH": str(PROJECT), **quiet}
     build = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        until(lambda: bool(list((index / "receipts").glob("*.json")) and ray_workers(build.pid)), 200)
+        until(lambda: bool(list((index / "receipts").glob("*.json")) and ray_workers(build.pid)), 480)
         os.kill(ray_workers(build.pid)[0], signal.SIGKILL)
-        _, told = build.communicate(timeout=200)
+        _, told = build.communicate(timeout=360)
     finally:
         kill_worker(build.pid)
     assert build.returncode == 0, told
