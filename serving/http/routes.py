@@ -83,6 +83,13 @@ class Gate:
         return Comparison(op="==", column=self.settings.tenant_column, value=key.tenant)
 
 
+def refuse_two_lengths(request: Request) -> None:
+    """Raise Refusal, and end the connection, where a proxy may see another end of the body (RFC 9112 §6.1)."""
+    if {"content-length", "transfer-encoding"} <= set(request.headers):
+        message = "A body has a Content-Length or is sent in chunks; this request says both."
+        raise Refusal(400, "two_lengths", message, Connection="close")
+
+
 def needs(scope: Scope, *, queued: bool = False) -> dict[str, Any]:
     """What a route passes as `openapi_extra`, so that its scope stands in the description of the API, too.
 
@@ -123,6 +130,7 @@ class ScopedRoute(APIRoute):
             request.state.told = {}
             try:
                 gate.refuse_other_name(request)
+                refuse_two_lengths(request)
                 request.state.key = key = gate.admit(request, self.needed_scope)
                 request.state.tenant = gate.tenant(key)
                 if self.is_queued:

@@ -213,3 +213,19 @@ def test_a_server_whose_worker_ended_is_not_ready(tmp_path: Path, encoder: Encod
         assert httpx.get(f"{address}/health/ready", timeout=30).status_code == 503
         assert httpx.get(f"{address}/health/live", timeout=30).status_code == 204
         assert ask(address, "honey").status_code == 503
+
+
+def test_a_body_of_two_lengths_ends_the_connection_with_its_refusal(address: str) -> None:
+    """What stands behind it may be hidden from a proxy on the way, and is not answered."""
+    hidden = b"GET /v1/index HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    body = b"0\r\n\r\n" + hidden
+    head = (
+        "POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=60) as client:
+        client.sendall(head.encode() + body)
+        told = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert told.startswith(b"HTTP/1.1 400 ")
+    assert b'"two_lengths"' in told
+    assert told.count(b"HTTP/1.1") == 1
