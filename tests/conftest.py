@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder of tests needs."""
+"""Fixtures that more than one folder of tests needs; and where the kernels of a GPU run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tests.s3_server import bucket_for_tests
 
 if TYPE_CHECKING:
     from tests.fault_proxy import Proxy
+
+if not torch.cuda.is_available():
+    # Before anything imports Triton, as parts of torch do: it then interprets kernels on the CPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 pytest_plugins = ["tests.prefect_harness"]
 pytest.register_assert_rewrite("tests.contracts.store", "tests.index_format.plain_reader")
