@@ -1,8 +1,9 @@
 """The demo's documents: docstrings of the standard library and of the packages Colonnade stands on.
 
 Sources are parsed, never imported. Each documented module, class and function that is public is one
-document. There are far more than a demo can index in a minute, so the ones nearest to the top are taken:
-modules first, then what they hold; 60 % from the standard library, the rest in equal parts from the packages.
+document, but for manuals of many pages. There are far more than a demo can index in a minute, so the ones nearest to
+the top are taken: modules first, then what they hold; 60 % from the standard library, the rest in equal parts from the
+packages.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_REVISION = 1  # part of the fingerprint: raise it when the same machine would give other documents
+_REVISION = 2  # part of the fingerprint: raise it when the same machine would give other documents
 _STANDARD_LIBRARY_SHARE = 0.6
+_LONGEST = 4_000  # characters: one docstring in seventy is longer, and those would take a quarter of the time
 _DEEPEST_FILE = 2  # parts of a path: deeper files are many, and few of their names are near the top
 _LEFT_OUT = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
 _KINDS = {ast.Module: "module", ast.ClassDef: "class", ast.FunctionDef: "function", ast.AsyncFunctionDef: "function"}
@@ -114,7 +116,7 @@ def _walk(node: ast.AST, name: str, module: str, distribution: str) -> Iterator[
     if kind is None:
         return
     text = ast.get_docstring(node)  # type: ignore[arg-type]  # the kinds above are those it takes
-    if text and text.strip():
+    if text and text.strip() and len(text) <= _LONGEST:
         yield Docstring(name, name, text, module, kind, distribution)
     for child in ast.iter_child_nodes(node):
         if not str(getattr(child, "name", "_")).startswith("_"):
