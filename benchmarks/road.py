@@ -92,10 +92,9 @@ def take_road(collection: Collection, folder: Path, variants: Variants | None) -
         started = time.perf_counter()
         queries.append(encoder.encode_query(text))
         encode_ms.append(1000 * (time.perf_counter() - started))
-    asked = Queries(queries)
-    maxsim, whole = FloatMaxSim(asked), WholeVectors(queries)
+    maxsim, whole = FloatMaxSim(Queries(queries)), WholeVectors(queries)
     residual = fit_residual(collection, encoder) if variants == "all" else None
-    varied = VariantsObserver(asked, encoder, residual) if variants else None
+    varied = VariantsObserver(queries, encoder, residual) if variants else None
     observers: list[Observer] = [maxsim, whole, *([varied] if varied else [])]
     with observing(encoder.checkpoint, observers):
         summary = _build(collection, folder)

@@ -1,15 +1,18 @@
 """What codec, bits and pooling cost in quality: every batch of a build goes through each way of keeping vectors.
 
-A batch is pooled by every factor, and the vectors go through the real codec at every width and back before they meet
-the queries, and if asked through ColBERT's. So a row is what an index of these settings answers when it is scored
-whole; what candidates cost beyond that shows in the road (road.py).
+A batch is pooled by every factor, the vectors go through the real codec at every width, and the real kernels score
+the codes; if asked, ColBERT's codec restores vectors that are scored in float32. So a row is what an index of these
+settings answers when it is scored whole; what candidates cost beyond that shows in the road (road.py).
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,7 +24,10 @@ from benchmarks.quantile_residual import QuantileResidual, fit
 from encoding.chunking import Chunker
 from encoding.encoder import Encoder
 from encoding.pooling import pool_batch
+from index_format.codebook import exclusive_sum
 from index_format.codec import BITS, Codec
+from serving.kernels.segments import SegmentTable
+from serving.scoring import maxsim, prepare_query
 from serving.snapshot import Snapshot
 from tasks.measures import overlap
 
@@ -29,15 +35,42 @@ POOL_FACTORS = (1, 2, 3)
 _RESIDUAL_PASSAGES = 2_500  # that the centroids and buckets of ColBERT's codec are made from
 _SCALE_BYTES = 2
 
-Restore = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A batch in one way. vectors: float32 [T, D], restored. coded: codes and scales, where kernels score these."""
+
+    vectors: NDArray[np.float32]
+    coded: tuple[NDArray[np.uint8], NDArray[np.float16]] | None = None
+
+
+Keep = Callable[[NDArray[np.float32]], list[Kept]]
+
+
+class CodedQueries:
+    """All queries as a search asks them, on codes of one codec."""
+
+    def __init__(self, queries: Sequence[NDArray[np.float32]], codec: Codec) -> None:
+        self._queries = [prepare_query(vectors, codec) for vectors in queries]
+        self._row_bytes = codec.row_bytes
+        self._pool = ThreadPoolExecutor(os.cpu_count())
+
+    def score(self, seen: SeenTexts, positions: Sequence[int], lengths: Sequence[int], kept: Kept) -> None:
+        """Score one batch as a segment of its own, of passages of these lengths; it has no centroids."""
+        assert kept.coded is not None
+        none = np.zeros(len(lengths) + 1, np.uint32)
+        table = SegmentTable.of([[exclusive_sum(np.array(lengths)), *kept.coded, none, np.zeros(0, np.uint16)]])
+        passages = np.arange(len(lengths))
+        scored = self._pool.map(lambda query: maxsim(query, table, self._row_bytes, passages), self._queries)
+        seen.scores[:, positions] = list(scored)
 
 
 @dataclass(slots=True)
 class Way:
     """One way to keep vectors, and what became of those that went through.
 
-    bits: None for float32 vectors. token_bytes: of each vector. error: the sum of squared errors, and norm: of
-    squared lengths.
+    bits: None for float32 vectors. token_bytes: of each vector. queries: who scores what is kept. error: the sum of
+    squared errors, and norm: of squared lengths.
     """
 
     codec: str
@@ -45,6 +78,7 @@ class Way:
     bits: int | None
     token_bytes: float
     calls: list[SeenTexts]
+    queries: Queries | CodedQueries
     error: float = 0.0
     norm: float = 0.0
     vectors: int = 0
@@ -52,10 +86,10 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Ways that are made from the same vectors at once, in the order in which `restore` gives them."""
+    """Ways that are made from the same vectors at once, in the order in which `keep` gives them."""
 
     ways: list[Way]
-    restore: Restore
+    keep: Keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +114,12 @@ class VariantsObserver:
     The first call of `encode` is the sample that a build calibrates its codec with: so do we, for each factor.
     """
 
-    def __init__(self, queries: Queries, encoder: Encoder, residual: QuantileResidual | None) -> None:
-        """residual: ColBERT's codec, where that is to be measured too."""
-        self._queries, self._protected, self._dim = queries, encoder.protected, encoder.checkpoint.dim
+    def __init__(
+        self, queries: Sequence[NDArray[np.float32]], encoder: Encoder, residual: QuantileResidual | None
+    ) -> None:
+        """queries: float32 [Q, D] each. residual: ColBERT's codec, where that is to be measured too."""
+        self._vectors, self._queries = queries, Queries(queries)
+        self._protected, self._dim = encoder.protected, encoder.checkpoint.dim
         self._residual = residual
         self._calls, self._sample = 0, Batch()
         self._families: dict[int, list[Family]] = {}
@@ -103,15 +140,13 @@ class VariantsObserver:
             self._sample += batch
         for factor, families in self._families.items():
             pooled = self._pooled(batch, factor)
-            positions, ends = [at for at, _ in pooled], np.cumsum([len(own) for _, own in pooled])[:-1]
             vectors = np.concatenate([own for _, own in pooled])
             for family in families:
-                for way, restored in zip(family.ways, family.restore(vectors), strict=True):
-                    way.error += float(((restored - vectors) ** 2).sum())
+                for way, kept in zip(family.ways, family.keep(vectors), strict=True):
+                    way.error += float(((kept.vectors - vectors) ** 2).sum())
                     way.norm += float((vectors**2).sum())
                     way.vectors += len(vectors)
-                    parts = np.split(restored, ends)
-                    self._queries.score(way.calls[-1], list(zip(positions, parts, strict=True)))
+                    _score(way, [at for at, _ in pooled], [len(own) for _, own in pooled], kept)
         self.seconds += time.perf_counter() - started
 
     def variants(self, collection: Collection, snapshot: Snapshot) -> list[Variant]:
@@ -144,21 +179,51 @@ class VariantsObserver:
         sample = np.concatenate([vectors for _, vectors in self._pooled(self._sample, factor)])
         codecs = [Codec(mean=sample.mean(axis=0).astype(np.float32), bits=bits) for bits in BITS]
 
-        def direct(vectors: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-            return [vectors, *(codec.decompress(*codec.compress(vectors)) for codec in codecs)]
+        def direct(vectors: NDArray[np.float32]) -> list[Kept]:
+            coded = [(codec, codec.compress(vectors)) for codec in codecs]
+            return [Kept(vectors), *(Kept(codec.decompress(*own), own) for codec, own in coded)]
 
-        whole = Way("float32", factor, None, 4 * self._dim, self._blank())
-        ours = [Way("direct", factor, one.bits, one.row_bytes + _SCALE_BYTES, self._blank()) for one in codecs]
+        way = partial(Way, pool_factor=factor)
+        whole = way("float32", bits=None, token_bytes=4 * self._dim, calls=self._blank(), queries=self._queries)
+        ours = [
+            way(
+                "direct",
+                bits=codec.bits,
+                token_bytes=codec.row_bytes + _SCALE_BYTES,
+                calls=self._blank(),
+                queries=CodedQueries(self._vectors, codec),
+            )
+            for codec in codecs
+        ]
         families = [Family([whole, *ours], direct)]
-        residual = self._residual
-        if residual and factor == 1:
-            theirs = [Way("quantile residual", 1, bits, residual.token_bytes(bits), self._blank()) for bits in BITS]
-            families.append(Family(theirs, residual.restored))
+        if self._residual and factor == 1:
+            families.append(self._of_residual(self._residual))
         return families
+
+    def _of_residual(self, residual: QuantileResidual) -> Family:
+        def keep(vectors: NDArray[np.float32]) -> list[Kept]:
+            return [Kept(restored) for restored in residual.restored(vectors)]
+
+        return Family(
+            [
+                Way("quantile residual", 1, bits, residual.token_bytes(bits), self._blank(), self._queries)
+                for bits in BITS
+            ],
+            keep,
+        )
 
     def _blank(self) -> list[SeenTexts]:
         """What stands for the first call, so that calls and segments stay in step."""
         return [self._queries.unseen([""])]
+
+
+def _score(way: Way, positions: Sequence[int], lengths: Sequence[int], kept: Kept) -> None:
+    seen = way.calls[-1]
+    if isinstance(way.queries, CodedQueries):
+        way.queries.score(seen, positions, lengths, kept)
+    else:
+        parts = np.split(kept.vectors, np.cumsum(lengths)[:-1])
+        way.queries.score(seen, list(zip(positions, parts, strict=True)))
 
 
 def fit_residual(collection: Collection, encoder: Encoder) -> QuantileResidual:
