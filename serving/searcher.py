@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -25,8 +25,9 @@ from serving.device import Device
 from serving.explain import Explanation, explain
 from serving.faults import places_of, ran_out_of_memory
 from serving.hybrid import rank_hybrid
+from serving.passes import Wanted, passes, rank_together
 from serving.query import SearchQuery
-from serving.search import Hit, Ranking, Recall, rank, read_hits, search
+from serving.search import Hit, Ranking, Recall, read_hits, search
 from serving.snapshot import Snapshot, open_snapshot
 
 _log = logging.getLogger("colonnade.serving")
@@ -52,6 +53,20 @@ class Answer:
     encode_ms: float
     search_ms: float
     explanation: Explanation | None = None
+
+
+Asked = tuple[SearchQuery, NDArray[np.float32]]
+"""A query and its vectors float32 [Q, D]."""
+
+Outcome = Answer | Exception
+_Planned = tuple[SearchQuery, Wanted]
+
+
+def answer_of(outcome: Outcome) -> Answer:
+    """The answer; raises what prevented it."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +132,62 @@ class Searcher:
 
         The whole answer comes from one version. Raises InputError when the filter does not fit its columns.
         """
-        snapshot, start = snapshot or self.snapshot, time.perf_counter()
-        ranking = _ranking(snapshot, query, vectors, threads)
-        wanted = ranking.after(query.offset)
-        hits = read_hits(snapshot, wanted)
-        search_ms = 1000 * (time.perf_counter() - start)
-        explanation = explain(snapshot, self.encoder, vectors, wanted, hits, query.text) if query.explain else None
+        (((_, outcome),),) = self.answers([(query, vectors)], snapshot or self.snapshot, threads=threads)
+        return answer_of(outcome)
+
+    def answers(
+        self,
+        asked: Sequence[Asked],
+        snapshot: Snapshot,
+        *,
+        is_wanted: Callable[[int], bool] = lambda _: True,
+        threads: int = _THREADS,
+    ) -> Iterator[list[tuple[int, Outcome]]]:
+        """What `answer` says of each query, with its place among those asked: a list for each pass, as it is made.
+
+        is_wanted: asked of a place before its pass; where it is False there is no answer.
+        An exception stands for the answer that it prevented, and spoils no other.
+        """
+        planned: dict[int, _Planned] = {}
+        for place, (query, vectors) in enumerate(asked):
+            try:
+                among = snapshot.select(query.matching)
+            except Exception as error:  # noqa: BLE001  # whoever asked is told
+                yield [(place, error)]
+            else:
+                planned[place] = query, Wanted(vectors, query.offset + query.k, query.recall, among)
+        for places in _passes(snapshot, planned):
+            own = [place for place in places if is_wanted(place)]
+            if own:
+                yield list(zip(own, self._together(snapshot, [planned[one] for one in own], threads), strict=True))
+
+    def _together(self, snapshot: Snapshot, planned: Sequence[_Planned], threads: int) -> list[Outcome]:
+        """What becomes of the queries of one pass."""
+        start = time.perf_counter()
+        try:
+            rankings = _rankings(snapshot, planned, threads)
+        except Exception as error:  # noqa: BLE001  # whoever asked is told
+            if len(planned) == 1:
+                return [error]
+            return [outcome for one in planned for outcome in self._together(snapshot, [one], threads)]
+        rank_ms = 1000 * (time.perf_counter() - start) / len(planned)
+        return [
+            self._finished(snapshot, query, one.vectors, ranking, rank_ms)
+            for (query, one), ranking in zip(planned, rankings, strict=True)
+        ]
+
+    def _finished(
+        self, snapshot: Snapshot, query: SearchQuery, vectors: NDArray[np.float32], ranking: Ranking, rank_ms: float
+    ) -> Outcome:
+        """An answer made of a ranking, or why there is none."""
+        start = time.perf_counter()
+        try:
+            wanted = ranking.after(query.offset)
+            hits = read_hits(snapshot, wanted)
+            search_ms = rank_ms + 1000 * (time.perf_counter() - start)
+            explanation = explain(snapshot, self.encoder, vectors, wanted, hits, query.text) if query.explain else None
+        except Exception as error:  # noqa: BLE001  # whoever asked is told
+            return error
         return Answer(
             version=snapshot.version,
             hits=hits,
@@ -259,14 +324,25 @@ class Searcher:
         return snapshot
 
 
-def _ranking(snapshot: Snapshot, query: SearchQuery, vectors: NDArray[np.float32], threads: int) -> Ranking:
-    among, k = snapshot.select(query.matching), query.offset + query.k
+def _passes(snapshot: Snapshot, planned: Mapping[int, _Planned]) -> list[list[int]]:
+    """Which queries are ranked at once, by their places. Each of a hybrid search is alone."""
+    plain = [place for place, (query, _) in planned.items() if query.fusion is None]
+    shared = [[plain[at] for at in own] for own in passes(snapshot, [planned[place][1] for place in plain])]
+    return sorted([*shared, *([place] for place in planned.keys() - plain)])
+
+
+def _rankings(snapshot: Snapshot, planned: Sequence[_Planned], threads: int) -> list[Ranking]:
+    """The rankings of the queries of one pass."""
+    query, one = planned[0]
     if query.fusion is None:
-        return rank(snapshot, vectors, k, recall=query.recall, among=among, threads=threads)
+        return rank_together(snapshot, [own for _, own in planned], threads=threads)
     assert query.text is not None
-    return rank_hybrid(
-        snapshot, query.text, vectors, k, fusion=query.fusion, recall=query.recall, among=among, threads=threads
-    )
+    fusion, recall, among = query.fusion, one.recall, one.among
+    return [
+        rank_hybrid(
+            snapshot, query.text, one.vectors, one.k, fusion=fusion, recall=recall, among=among, threads=threads
+        )
+    ]
 
 
 class Refresher(threading.Thread):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from encoding.encoder import Encoder
 from index_format.index import Index
-from serving.batcher import Ask, Batcher, Job, Overloaded, WorkerFault
+from serving.batcher import Ask, Batcher, Job, Overloaded, WorkerFault, one_by_one
 from serving.metrics import Metrics
 from serving.query import SearchQuery
 from serving.searcher import Answer, Searcher
@@ -56,7 +56,7 @@ def working(encode: Callable[[Sequence[str]], list[Vectors]], limit: int = 8) ->
 
 
 def _submit(batcher: Batcher, *texts: str, work: Callable[[Vectors], object] = lambda _: "done") -> list[Job]:
-    return batcher.submit([Ask(text, None, work) for text in texts], time.monotonic() + 60)
+    return batcher.submit([Ask(text, None, one_by_one(work)) for text in texts], time.monotonic() + 60)
 
 
 def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
