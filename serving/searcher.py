@@ -33,6 +33,7 @@ from serving.snapshot import Snapshot, open_snapshot
 _log = logging.getLogger("colonnade.serving")
 # Few words and many: each number of registers that a query fills has a kernel, compiled when first used.
 _WARM_QUERIES = ("warm", "a question of a sentence or two " * 3)
+_WARM_SHARED = (4, (8, 12, 20))  # so many queries together, of so many vectors each: registers filled differently
 _RETRY_SECONDS = 30.0
 _LIST_SECONDS = 30.0
 _OLDER_OPEN = 2  # versions beside the newest: each may hold files that nothing else does
@@ -197,6 +198,14 @@ class Searcher:
             search_ms=search_ms,
             explanation=explanation,
         )
+
+    def warm_passes(self) -> None:
+        """Ask several queries at once, so that what they share is compiled before anybody waits for it."""
+        warm, (together, counts) = self.encode(_WARM_QUERIES[:1])[0], _WARM_SHARED
+        for count in counts:
+            vectors = np.resize(warm, (count, warm.shape[1]))
+            for _ in self.answers([(SearchQuery(vectors=vectors, k=1), vectors)] * together, self.snapshot):
+                pass
 
     @property
     def uses_gpu(self) -> bool:
