@@ -23,6 +23,7 @@ from index_format.errors import InputError
 from index_format.segment import PassageCentroids
 from serving.device import choose_device
 from serving.oracle import coded_maxsim
+from serving.passes import Wanted, passes, rank_together
 from serving.search import rank, search
 from serving.snapshot import Snapshot, open_snapshot
 from tests.serving.vectors import (
@@ -237,6 +238,15 @@ def test_queries_that_share_a_launch_have_what_each_has_alone(snapshot: Snapshot
             np.testing.assert_array_equal(ours.passages, expected)
             np.testing.assert_array_equal(ours.scores, scores[expected])
             assert ours.count == found.sum()
+
+
+def test_hits_of_queries_that_share_a_launch_are_those_of_the_processor(snapshot: Snapshot) -> None:
+    """Whatever number of them each asks for."""
+    wanted = [Wanted(_query(16, k), k, "exact", snapshot.everything) for k in (1, 7, 3)]
+    ours = _on_gpu(snapshot)
+    assert passes(ours, wanted) == [[0, 1, 2]]
+    for one, ranking in zip(wanted, rank_together(ours, wanted), strict=True):
+        assert ranking == rank(snapshot, one.vectors, one.k, recall="exact")
 
 
 def test_launches_are_shared_up_to_their_lanes_and_by_eight_queries(snapshot: Snapshot) -> None:
