@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -24,7 +24,6 @@ from index_format.manifest import Manifest
 from serving.device import Device
 from serving.explain import Explanation, explain
 from serving.faults import places_of, ran_out_of_memory
-from serving.hybrid import rank_hybrid
 from serving.passes import Wanted, passes, rank_together
 from serving.query import SearchQuery
 from serving.search import Hit, Ranking, Recall, read_hits, search
@@ -60,7 +59,6 @@ Asked = tuple[SearchQuery, NDArray[np.float32]]
 """A query and its vectors float32 [Q, D]."""
 
 Outcome = Answer | Exception
-_Planned = tuple[SearchQuery, Wanted]
 
 
 def answer_of(outcome: Outcome) -> Answer:
@@ -149,32 +147,39 @@ class Searcher:
         is_wanted: asked of a place before its pass; where it is False there is no answer.
         An exception stands for the answer that it prevented, and spoils no other.
         """
-        planned: dict[int, _Planned] = {}
+        wanted: dict[int, Wanted] = {}
         for place, (query, vectors) in enumerate(asked):
             try:
                 among = snapshot.select(query.matching)
             except Exception as error:  # noqa: BLE001  # whoever asked is told
                 yield [(place, error)]
             else:
-                planned[place] = query, Wanted(vectors, query.offset + query.k, query.recall, among)
-        for places in _passes(snapshot, planned):
+                k = query.offset + query.k
+                wanted[place] = Wanted(vectors, k, query.recall, among, query.text, query.fusion)
+        for places in passes(snapshot, wanted):
             own = [place for place in places if is_wanted(place)]
             if own:
-                yield list(zip(own, self._together(snapshot, [planned[one] for one in own], threads), strict=True))
+                queries = [asked[place][0] for place in own]
+                made = self._together(snapshot, queries, [wanted[place] for place in own], threads)
+                yield list(zip(own, made, strict=True))
 
-    def _together(self, snapshot: Snapshot, planned: Sequence[_Planned], threads: int) -> list[Outcome]:
+    def _together(
+        self, snapshot: Snapshot, queries: Sequence[SearchQuery], wanted: Sequence[Wanted], threads: int
+    ) -> list[Outcome]:
         """What becomes of the queries of one pass."""
-        start = time.perf_counter()
+        start, pairs = time.perf_counter(), list(zip(queries, wanted, strict=True))
         try:
-            rankings = _rankings(snapshot, planned, threads)
+            rankings = rank_together(snapshot, wanted, threads=threads)
         except Exception as error:  # noqa: BLE001  # whoever asked is told
-            if len(planned) == 1:
+            if len(wanted) == 1:
                 return [error]
-            return [outcome for one in planned for outcome in self._together(snapshot, [one], threads)]
-        rank_ms = 1000 * (time.perf_counter() - start) / len(planned)
+            # What one of them cannot have, or all together, each of the others may.
+            _log.warning("a pass of %d queries failed with %s", len(wanted), places_of(error))
+            return [outcome for query, one in pairs for outcome in self._together(snapshot, [query], [one], threads)]
+        rank_ms = 1000 * (time.perf_counter() - start) / len(wanted)
         return [
             self._finished(snapshot, query, one.vectors, ranking, rank_ms)
-            for (query, one), ranking in zip(planned, rankings, strict=True)
+            for (query, one), ranking in zip(pairs, rankings, strict=True)
         ]
 
     def _finished(
@@ -200,12 +205,15 @@ class Searcher:
         )
 
     def warm_passes(self) -> None:
-        """Ask several queries at once, so that what they share is compiled before anybody waits for it."""
-        warm, (together, counts) = self.encode(_WARM_QUERIES[:1])[0], _WARM_SHARED
+        """Rank several queries at once, where any are, so that what they share is compiled before anybody waits."""
+        snapshot, (together, counts) = self.snapshot, _WARM_SHARED
+        warm = self.encode(_WARM_QUERIES[:1])[0]
         for count in counts:
             vectors = np.resize(warm, (count, warm.shape[1]))
-            for _ in self.answers([(SearchQuery(vectors=vectors, k=1), vectors)] * together, self.snapshot):
-                pass
+            wanted = dict.fromkeys(range(together), Wanted(vectors, 1, "balanced", snapshot.everything))
+            for places in passes(snapshot, wanted):
+                if len(places) > 1:
+                    rank_together(snapshot, [wanted[place] for place in places])
 
     @property
     def uses_gpu(self) -> bool:
@@ -331,27 +339,6 @@ class Searcher:
         for text in _WARM_QUERIES:
             search(snapshot, self.encoder.encode_query(text), 1)
         return snapshot
-
-
-def _passes(snapshot: Snapshot, planned: Mapping[int, _Planned]) -> list[list[int]]:
-    """Which queries are ranked at once, by their places. Each of a hybrid search is alone."""
-    plain = [place for place, (query, _) in planned.items() if query.fusion is None]
-    shared = [[plain[at] for at in own] for own in passes(snapshot, [planned[place][1] for place in plain])]
-    return sorted([*shared, *([place] for place in planned.keys() - plain)])
-
-
-def _rankings(snapshot: Snapshot, planned: Sequence[_Planned], threads: int) -> list[Ranking]:
-    """The rankings of the queries of one pass."""
-    query, one = planned[0]
-    if query.fusion is None:
-        return rank_together(snapshot, [own for _, own in planned], threads=threads)
-    assert query.text is not None
-    fusion, recall, among = query.fusion, one.recall, one.among
-    return [
-        rank_hybrid(
-            snapshot, query.text, one.vectors, one.k, fusion=fusion, recall=recall, among=among, threads=threads
-        )
-    ]
 
 
 class Refresher(threading.Thread):

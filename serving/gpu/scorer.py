@@ -105,8 +105,15 @@ class GpuScorer:
     def _shared_stage(self, vectors: int, queries: int) -> SharedStage:
         shape = bucket(vectors), 1 << (queries - 1).bit_length()
         if shape not in self._shared:
-            self._shared[shape] = SharedStage(self.resident, *shape, _MOST_HITS)
+            lanes, rows = shape
+            self._shared[shape] = SharedStage(self.resident, lanes, self._scores_of_several[:rows], _MOST_HITS)
         return self._shared[shape]
+
+    @cached_property
+    def _scores_of_several(self) -> Tensor:
+        """Room for the scores of as many queries as share a launch, the same for all shapes: float32 [queries, P]."""
+        shape = MOST_QUERIES, self.resident.passages
+        return torch.empty(shape, dtype=torch.float32, device=self.resident.device)
 
     def load(self, stage: Stage | SharedStage, query: Query, found: NDArray[np.bool_]) -> None:
         """Bring a query, and which passages may be found, to a stage's buffers."""

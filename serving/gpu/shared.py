@@ -13,20 +13,20 @@ MOST_QUERIES = 8  # of one pass: each has a score of every passage
 
 
 class SharedStage:
-    """Buffers for up to `queries` queries in `lanes` lanes together, and the work on them, recorded as a Stage's is.
+    """Buffers for as many queries as `scores` has rows, in `lanes` lanes together, and the work on them, recorded.
 
     scores: float32 [queries, P]. thresholds: float32 [queries, 1], the score of the last of the best `wanted` of each.
     edges: int32 [queries + 1], each query's first lane, and one past the last.
     """
 
-    def __init__(self, resident: Resident, lanes: int, queries: int, most: int) -> None:
+    def __init__(self, resident: Resident, lanes: int, scores: torch.Tensor, most: int) -> None:
         """most: how many of the best are put in order."""
-        device, self._resident = resident.device, resident
+        device, queries, self._resident = resident.device, len(scores), resident
+        self.scores = scores
         self.packed = torch.zeros(lanes * (resident.dim + 20), dtype=torch.uint8, device=device)
         self.found = torch.zeros(resident.passages, dtype=torch.uint8, device=device)
         self.edges = torch.zeros(queries + 1, dtype=torch.int32, device=device)
         self.wanted = torch.zeros(1, dtype=torch.int64, device=device)
-        self.scores = torch.empty((queries, resident.passages), dtype=torch.float32, device=device)
         self.thresholds = torch.zeros((queries, 1), dtype=torch.float32, device=device)
         (self._lanes,) = views(self.packed, resident.dim)
         self._parts = torch.empty(min(resident.passages, SLAB) * lanes, dtype=torch.float32, device=device)

@@ -244,7 +244,7 @@ def test_hits_of_queries_that_share_a_launch_are_those_of_the_processor(snapshot
     """Whatever number of them each asks for."""
     wanted = [Wanted(_query(16, k), k, "exact", snapshot.everything) for k in (1, 7, 3)]
     ours = _on_gpu(snapshot)
-    assert passes(ours, wanted) == [[0, 1, 2]]
+    assert passes(ours, dict(enumerate(wanted))) == [[0, 1, 2]]
     for one, ranking in zip(wanted, rank_together(ours, wanted), strict=True):
         assert ranking == rank(snapshot, one.vectors, one.k, recall="exact")
 

@@ -58,13 +58,13 @@ def test_each_of_several_queries_has_the_ranking_that_it_has_alone(
 ) -> None:
     """Of different lengths, numbers of hits, recalls and filters: the same passages, scores and counts, bit for bit."""
     selections = _selections(snapshot)
-    wanted = [_wanted(selections, *one) for one in asked]
+    wanted = {place: _wanted(selections, *one) for place, one in enumerate(asked)}
     found = {}
     for places in passes(snapshot, wanted):
         rankings = rank_together(snapshot, [wanted[place] for place in places], threads=2)
         found |= dict(zip(places, rankings, strict=True))
-    alone = [rank(snapshot, one.vectors, one.k, recall=one.recall, among=one.among) for one in wanted]
-    assert [found[place] for place in range(len(wanted))] == alone
+    alone = [rank(snapshot, one.vectors, one.k, recall=one.recall, among=one.among) for one in wanted.values()]
+    assert [found[place] for place in wanted] == alone
 
 
 def test_short_queries_over_the_same_passages_share_a_pass(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,4 +80,5 @@ def test_short_queries_over_the_same_passages_share_a_pass(snapshot: Snapshot, m
         ("balanced", few),
         ("fast", everything),
     ]
-    assert passes(snapshot, [Wanted(vectors, 3, *one) for one in asked]) == [[0, 2], [1, 4], [3], [5]]
+    wanted = {place: Wanted(vectors, 3, *one) for place, one in enumerate(asked)}
+    assert passes(snapshot, wanted) == [[0, 2], [1, 4], [3], [5]]

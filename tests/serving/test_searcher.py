@@ -102,7 +102,6 @@ class Passes:
         self.shared: list[int] = []
         self.fails = False
         self._score = searcher.snapshot.scorer.best_of_several
-        monkeypatch.setattr(searcher.snapshot.scorer, "sharing", lambda counts: [range(len(counts))])
         monkeypatch.setattr(searcher.snapshot.scorer, "best_of_several", self._count)
 
     def _count(self, queries: Sequence[Vectors], *given: Any, **how: Any) -> list[Scored]:
@@ -114,6 +113,8 @@ class Passes:
 
 @pytest.fixture
 def passes(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> Passes:
+    """Those of a searcher whose queries share a pass whenever they may."""
+    monkeypatch.setattr(searcher.snapshot.scorer, "sharing", lambda counts: [range(len(counts))])
     return Passes(searcher, monkeypatch)
 
 
@@ -133,11 +134,15 @@ def _outcomes(searcher: Searcher, **how: Any) -> dict[int, Outcome]:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_several_queries_have_the_answers_that_each_has_alone(searcher: Searcher, passes: Passes, fails: bool) -> None:
+def test_several_queries_have_the_answers_that_each_has_alone(
+    searcher: Searcher, passes: Passes, fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """Those that can share a pass, and what one of them cannot have is its own error; also where the pass fails."""
     passes.fails = fails
-    outcomes = _outcomes(searcher)
+    with caplog.at_level(logging.WARNING):
+        outcomes = _outcomes(searcher)
     assert passes.shared == [3]
+    assert ("a pass of 3 queries failed with MemoryError" in caplog.text) == fails
     assert isinstance(outcomes.pop(2), InputError)
     for place, outcome in outcomes.items():
         alone = searcher.search(ASKED[place])
@@ -166,10 +171,14 @@ def test_who_is_not_wanted_any_more_is_left_out_of_its_pass(searcher: Searcher, 
     assert passes.shared == [2]
 
 
-def test_a_searcher_that_was_warmed_has_asked_several_queries_together(searcher: Searcher, passes: Passes) -> None:
-    """Short ones and long ones."""
+def test_a_searcher_that_was_warmed_has_ranked_queries_of_several_lengths_together(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that share a pass on this processor."""
+    passes, sharing = Passes(searcher, monkeypatch), searcher.snapshot.scorer.sharing
     searcher.warm_passes()
-    assert passes.shared == [4, 4, 4]
+    shared = [len(own) for count in (8, 12, 20) for own in sharing([count] * 4)]
+    assert passes.shared == [size for size in shared if size > 1]
 
 
 def test_a_new_version_is_served_after_refresh(index: Index, searcher: Searcher, encoder: Encoder) -> None:
