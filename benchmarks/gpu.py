@@ -192,6 +192,10 @@ def measure_one_million(report: Report, _passages: int) -> Report:
         for how, work in (("all passages", ask.whole), (f"{CANDIDATES} candidates", ask.candidates)):
             report.throughputs.append(Throughput(1_000_000, how, threads, batch_rate(work, threads), 2000.0))
             say(report.throughputs[-1])
+    for vectors in (12, QUERY_TOKENS):
+        rate, how = ask.together(vectors), f"all passages, {vectors} vectors, together"
+        report.throughputs.append(Throughput(1_000_000, how, 1, rate, 2000.0))
+        say(report.throughputs[-1])
     return report
 
 
@@ -227,6 +231,16 @@ class Asking:
         """The best of a fixed number of candidates."""
         scorer = self._scorer.prepare(self._queries[number % BATCH], self._found)
         score_candidates(scorer.approximate(), scorer.maxsim, K, first=CANDIDATES, tolerance=np.inf)
+
+    def together(self, vectors: int) -> float:
+        """Queries a second of a batch of `BATCH`, of so many vectors each, that share launches."""
+        queries = [random_query(vectors, self.resident.dim, seed) for seed in range(BATCH)]
+        for _ in range(2):  # at first kernels are compiled and graphs recorded
+            started = time.perf_counter()
+            for own in self._scorer.sharing([vectors] * BATCH):
+                self._scorer.best_of_several([queries[place] for place in own], self._found, K)
+            seconds = time.perf_counter() - started
+        return BATCH / seconds
 
 
 def latency(ask: Asking, work: Callable[[int], None], how: str, target: float | None) -> Latency:

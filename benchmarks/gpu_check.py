@@ -62,6 +62,11 @@ def _check_one(device: torch.device, lengths: list[int], bits: int, dim: int, co
             ours, theirs = approximate.between(0, 1 << 30), rough.between(0, 1 << 30)
             _refuse(ours[0], theirs[0], f"{case}, passages with approximate scores, {call}")
             _refuse(ours[1], theirs[1], f"{case}, approximate scores, {call}")
+            if count > 1 and scorer.sharing([1, count - 1]) == [range(2)]:
+                parts = query[:1], query[1:]
+                for part, several in zip(parts, scorer.best_of_several(parts, found, len(lengths)), strict=True):
+                    own = _by_definition(part, codec, segments)[found]
+                    _refuse(several.scores, own, f"{case}, {len(part)} of them beside the others, {call}")
         _refuse(scorer.prepare(query, found).maxsim(everything), expected, f"{case}, scores of a list")
     return len(lengths)
 

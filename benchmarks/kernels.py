@@ -27,10 +27,19 @@ from index_format.codebook import exclusive_sum
 from index_format.codec import BITS, Codec
 from serving.kernels.levels import Level, levels_here
 from serving.kernels.segments import SegmentTable
-from serving.scoring import CodedCentroids, maxsim, nearest_centroids, prepare_query
+from serving.scoring import (
+    CodedCentroids,
+    Query,
+    maxsim,
+    maxsim_of_several,
+    nearest_centroids,
+    prepare_query,
+    sharing,
+)
 
 DIMS = (128, 384)
 QUERY_VECTORS = (8, 32)
+TOGETHER, VECTORS_EACH = 4, 12
 PASSAGES, PASSAGE_TOKENS = 300, 100
 CENTROIDS, ASSIGNED = 2_048, 2_048
 ROUNDS = 7
@@ -38,7 +47,7 @@ ROUNDS = 7
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One kernel at one shape. nanoseconds: a token."""
+    """One kernel at one shape. nanoseconds: a token, and of queries that are asked together by each of them."""
 
     kernel: str
     level: str
@@ -71,10 +80,26 @@ def _costs(level: Level, dim: int) -> list[Cost]:
             work = partial(maxsim, query, table, codec.row_bytes, np.arange(PASSAGES))
             name = f"MaxSim, {bits} bit{'s' if bits > 1 else ''}, {vectors} query vectors"
             costs.append(Cost(name, level.name, dim, _best(work) / (PASSAGES * PASSAGE_TOKENS)))
+        several = [prepare_query(random_query(VECTORS_EACH, dim, seed), codec, level) for seed in range(TOGETHER)]
+        for how, passes in (("one by one", [[one] for one in several]), ("together", _passes(several))):
+            each = _best(partial(_score, passes, table, codec.row_bytes)) / (PASSAGES * PASSAGE_TOKENS * TOGETHER)
+            name = f"MaxSim, {bits} bit{'s' if bits > 1 else ''}, {TOGETHER} queries of {VECTORS_EACH} vectors {how}"
+            costs.append(Cost(name, level.name, dim, each))
     centroids = CodedCentroids.of(random_query(CENTROIDS, dim, 1))
     nearest = partial(nearest_centroids, random_query(ASSIGNED, dim, 2), centroids, level=level)
     costs.append(Cost(f"nearest of {CENTROIDS:,} centroids", level.name, dim, _best(nearest) / ASSIGNED))
     return costs
+
+
+def _passes(queries: list[Query]) -> list[list[Query]]:
+    """The queries as a server asks them together."""
+    shared = sharing([len(one.vectors) for one in queries], queries[0].level)
+    return [[queries[place] for place in own] for own in shared]
+
+
+def _score(passes: list[list[Query]], table: SegmentTable, row_bytes: int) -> None:
+    for own in passes:
+        maxsim_of_several(own, table, row_bytes, np.arange(PASSAGES))
 
 
 def _table(codec: Codec) -> SegmentTable:

@@ -331,6 +331,7 @@ class Collection:
 
     def _answers(self, queries: Sequence[Query], ask: Callable[[Query], SearchQuery]) -> list[FoundAnswer]:
         from colonnade.questions import refuse_other_shape
+        from serving.searcher import answer_of
 
         asked = [ask(query) for query in queries]
         searcher = self._searcher()
@@ -339,7 +340,9 @@ class Collection:
         vectors = [next(encoded) if one.vectors is None else one.vectors for one in asked]
         for one in vectors:
             refuse_other_shape(one, snapshot.manifest.encoder.dim)
-        return [searcher.answer(one, own, snapshot) for one, own in zip(asked, vectors, strict=True)]
+        made = searcher.answers(list(zip(asked, vectors, strict=True)), snapshot)
+        outcomes = dict(pair for together in made for pair in together)
+        return [answer_of(outcomes[place]) for place in range(len(asked))]
 
     def _changed(self, change: Callable[[Manifest], Manifest | None]) -> int:
         self._refuse_pinned()

@@ -93,6 +93,7 @@ def run_server(
         _log.warning("keys and answers cross the network unencrypted: give --tls-certificate, or put a proxy in front")
     sys.setswitchinterval(_SWITCH_SECONDS)
     searcher = Searcher(index, encoder, device)
+    searcher.warm_passes()
     _greet(listener, place, index, searcher)
     if on_start is not None:
         on_start(searcher)

@@ -1,4 +1,4 @@
-"""Queries that wait together are encoded together, without a timer: a worker takes what is there.
+"""Queries that wait together are encoded and searched together, without a timer: a worker takes what is there.
 
 One worker, because one query uses all cores. While it is busy others gather in a bounded queue; a server that is
 idle answers at once. Who comes when the queue is full, or so long that the deadline would pass, is refused before
@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,18 +47,47 @@ class WorkerFault(Exception):
     """The worker met what nobody foresaw, and dropped what it had at hand."""
 
 
+Work = Callable[[Sequence[tuple[Any, Vectors]], Callable[[int], bool]], Iterable[list[tuple[int, Any]]]]
+"""Makes the answers of asks that wait together: of the question and the vectors float32 [Q, D] of each.
+
+They come in lists, each of what was made at once, as (place among the asks, answer or the exception in its stead).
+Before it makes them it asks, by place, whether somebody still waits.
+"""
+
+
+def one_by_one(answer: Callable[[Vectors], Any]) -> Work:
+    """Work that makes each answer by itself, of vectors float32 [Q, D]."""
+
+    def work(asked: Sequence[tuple[Any, Vectors]], is_wanted: Callable[[int], bool]) -> Iterator[list[tuple[int, Any]]]:
+        for place, (_, vectors) in enumerate(asked):
+            if is_wanted(place):
+                try:
+                    yield [(place, answer(vectors))]
+                except Exception as error:  # noqa: BLE001  # whoever asked is told
+                    yield [(place, error)]
+
+    return work
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Ask:
-    """Something that needs the vectors of a text, or has them: `work` makes the answer of vectors float32 [Q, D]."""
+    """Something that needs the vectors of a text, or has them. Asks with equal `work` are handed to it together.
+
+    question: what the work is told beside the vectors.
+    """
 
     text: str | None
     vectors: Vectors | None
-    work: Callable[[Vectors], Any]
+    work: Work
+    question: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What `work` returned, and the milliseconds that the request spent: waiting, in the encoder, at work."""
+    """What `work` made, and the milliseconds that the request spent: waiting, in the encoder, at work.
+
+    encode_ms: of its whole batch. work_ms: its share of what was made at once.
+    """
 
     value: Any
     queue_ms: float
@@ -181,16 +210,17 @@ class Batcher:
         texts = [job.ask.text for job in jobs if job.ask.text is not None]
         encoded = iter(self._encoded(texts))
         encode_ms = 1000 * (time.monotonic() - begun)
+        together: dict[Work, list[tuple[Job, Vectors]]] = {}
         for job in jobs:
             vectors = job.ask.vectors if job.ask.text is None else next(encoded)
             assert vectors is not None
             if isinstance(vectors, Exception):
                 job.future.set_exception(vectors)
-            elif job.is_due():
-                self._finish(job, vectors, 1000 * (begun - job.accepted_at), encode_ms)
+                self._at_work -= 1
             else:
-                self._metrics.dropped.inc()
-            self._at_work -= 1
+                together.setdefault(job.ask.work, []).append((job, vectors))
+        for work, ready in together.items():
+            self._work_together(work, ready, begun, encode_ms)
 
     def _encoded(self, texts: list[str]) -> list[Vectors | Exception]:
         """The vectors of each text, or why it has none: one that fails takes none of the others with it."""
@@ -201,13 +231,33 @@ class Batcher:
                 return [error]
         return [one for text in texts for one in self._encoded([text])]
 
-    def _finish(self, job: Job, vectors: Vectors, queue_ms: float, encode_ms: float) -> None:
+    def _work_together(self, work: Work, ready: Sequence[tuple[Job, Vectors]], begun: float, encode_ms: float) -> None:
+        """Finish the jobs that have the same work."""
+
+        def is_wanted(place: int) -> bool:
+            wanted = ready[place][0].is_due()
+            if not wanted:
+                self._metrics.dropped.inc()
+                self._at_work -= 1
+            return wanted
+
         start = time.monotonic()
         try:
-            value = job.ask.work(vectors)
+            for made in work([(job.ask.question, vectors) for job, vectors in ready], is_wanted):
+                work_ms = 1000 * (time.monotonic() - start) / len(made)
+                for place, value in made:
+                    job = ready[place][0]
+                    self._finish(job, value, 1000 * (begun - job.accepted_at), encode_ms, work_ms)
+                start = time.monotonic()
         except Exception as error:  # noqa: BLE001  # whoever asked is told
-            job.future.set_exception(error)
+            for job, _ in ready:
+                if not job.future.done():
+                    job.future.set_exception(error)
+
+    def _finish(self, job: Job, value: Any, queue_ms: float, encode_ms: float, work_ms: float) -> None:
+        self._at_work -= 1
+        if isinstance(value, Exception):
+            job.future.set_exception(value)
             return
-        done = Done(value, queue_ms, encode_ms, 1000 * (time.monotonic() - start))
-        job.future.set_result(done)
-        self._metrics.observe(done.queue_ms, done.encode_ms, done.work_ms)
+        job.future.set_result(Done(value, queue_ms, encode_ms, work_ms))
+        self._metrics.observe(queue_ms, encode_ms, work_ms)

@@ -41,7 +41,7 @@ class Metrics:
             collector(registry=own)
         self.stage = Histogram(
             "colonnade_stage_seconds",
-            "Time of a query by stage: queue, encode (its whole batch), search",
+            "Time of a query by stage: queue, encode (its whole batch), search (its share of its pass)",
             ["stage"],
             buckets=_SECONDS,
             registry=own,

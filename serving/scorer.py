@@ -5,7 +5,7 @@ Every device gives the same scores, bit for bit (SPEC §6.2), so the steps of a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from index_format.codec import Codec
 from serving.candidates import Approximate, ApproximateScores, Scored
 from serving.kernels.segments import SegmentTable
-from serving.scoring import CodedCentroids, Query, approximate_scores, maxsim, prepare_query
+from serving.scoring import (
+    CodedCentroids,
+    Query,
+    approximate_scores,
+    maxsim,
+    maxsim_of_several,
+    prepare_query,
+    sharing,
+)
 
 Recall = Literal["fast", "balanced", "exact"]
 
@@ -45,6 +53,16 @@ class Scorer(Protocol):
         """Scores of query vectors float32 [Q, D] over the passages that may be found, bool [P]."""
         ...
 
+    def sharing(self, counts: Sequence[int]) -> list[range]:
+        """Which neighbours of queries with so many vectors each gain from being given to `best_of_several` together."""
+        ...
+
+    def best_of_several(
+        self, queries: Sequence[NDArray[np.float32]], found: NDArray[np.bool_], k: int, *, threads: int = 1
+    ) -> list[Scored]:
+        """What `best(k)` says of each of the queries that one range of `sharing` has, by one pass over the codes."""
+        ...
+
 
 EXHAUSTIVE_BYTES: dict[Recall, float] = {"fast": 4_000_000, "balanced": 160_000_000, "exact": np.inf}
 """Codes of at most so many bytes are scored whole: 1 and 50 milliseconds on one core (docs/decisions/0003)."""
@@ -64,6 +82,24 @@ class CpuScorer:
         """Scores of query vectors float32 [Q, D] over the passages that may be found, bool [P]."""
         query = prepare_query(vectors, self._codec)
         return CpuQueryScorer(query, self._table, self._codec.row_bytes, self._centroids, found, threads)
+
+    def sharing(self, counts: Sequence[int]) -> list[range]:
+        """Which neighbours of queries with so many vectors each gain from being given to `best_of_several` together."""
+        return sharing(counts)
+
+    def best_of_several(
+        self,
+        queries: Sequence[NDArray[np.float32]],
+        found: NDArray[np.bool_],
+        k: int,  # noqa: ARG002  # all are scored, and the search itself takes the best
+        *,
+        threads: int = 1,
+    ) -> list[Scored]:
+        """MaxSim of every passage that may be found, for each query."""
+        passages = np.flatnonzero(found)
+        prepared = [prepare_query(vectors, self._codec) for vectors in queries]
+        scores = maxsim_of_several(prepared, self._table, self._codec.row_bytes, passages, threads=threads)
+        return [Scored(passages, own, len(passages)) for own in scores]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ number of threads or the segment. `oracle.py` states the same definition without
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import TypeVar
@@ -21,6 +21,7 @@ from index_format.codec import Codec
 from serving.kernels import native
 from serving.kernels.levels import Level, best_level
 from serving.kernels.segments import SegmentTable
+from serving.sharing import share
 
 Value = TypeVar("Value", bound=np.generic)
 QUERY_LEVELS = 127
@@ -36,6 +37,7 @@ class Lanes:
     """Some query vectors as a kernel wants them, one in each lane; the lanes beyond `vectors` hold zeros.
 
     query: int8 [groups, blocks, lanes, 4]. corrections: int32, scales and offsets: float32, one for each lane.
+    edges: int64 [queries + 1], the first lane of each query whose vectors these are, and one past the last.
     """
 
     vectors: int
@@ -44,6 +46,7 @@ class Lanes:
     corrections: NDArray[np.int32]
     scales: NDArray[np.float32]
     offsets: NDArray[np.float32]
+    edges: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,28 @@ class Query:
         return [_fill(self.levels[own], self.scales[own], offsets[own], bits, self.level) for own in parts]
 
 
+def join(queries: Sequence[Query]) -> Query:
+    """The vectors of several queries, one query after the other, each as rounded by itself."""
+    return Query(
+        vectors=np.concatenate([one.vectors for one in queries]),
+        levels=np.concatenate([one.levels for one in queries]),
+        scales=np.concatenate([one.scales for one in queries]),
+        offsets=np.concatenate([one.offsets for one in queries]),
+        bits=queries[0].bits,
+        level=queries[0].level,
+    )
+
+
+def edges_of(queries: Sequence[Query]) -> NDArray[np.int64]:
+    """Where each query's vectors begin in `join`, and where the last one's end: int64 [queries + 1]."""
+    return np.cumsum([0, *(len(query.vectors) for query in queries)])
+
+
+def _shared_lanes(queries: Sequence[Query]) -> Lanes:
+    (lanes,) = join(queries).lanes
+    return replace(lanes, edges=edges_of(queries))
+
+
 def _fill(
     levels: NDArray[np.float32], scales: NDArray[np.float32], offsets: NDArray[np.float32], bits: int, level: Level
 ) -> Lanes:
@@ -95,6 +120,7 @@ def _fill(
         corrections=_padded(corrections.astype(np.int32), blocks * level.lanes),
         scales=_padded(scales * np.float32(0.5), blocks * level.lanes),
         offsets=_padded(offsets, blocks * level.lanes),
+        edges=np.array([0, len(levels)]),
     )
 
 
@@ -141,9 +167,21 @@ def maxsim(
     query: Query, table: SegmentTable, row_bytes: int, passages: NDArray[np.int64], *, threads: int = 1
 ) -> NDArray[np.float32]:
     """The MaxSim of some passages, given by their numbers in ascending order: float32 [len(passages)]."""
-    totals = np.zeros(len(passages), np.float32)
-    for lanes in query.lanes:
-        kernel = native.maxsim_kernel(query.level, query.bits, lanes.blocks)
+    scores: NDArray[np.float32] = maxsim_of_several([query], table, row_bytes, passages, threads=threads)[0]
+    return scores
+
+
+def maxsim_of_several(
+    queries: Sequence[Query], table: SegmentTable, row_bytes: int, passages: NDArray[np.int64], *, threads: int = 1
+) -> NDArray[np.float32]:
+    """The same for each of several queries, by one pass over the codes: float32 [queries, len(passages)].
+
+    Their vectors together must fit one call, as those of a range of `sharing` do.
+    """
+    totals = np.zeros((len(queries), len(passages)), np.float32)
+    level, bits = queries[0].level, queries[0].bits
+    for lanes in queries[0].lanes if len(queries) == 1 else [_shared_lanes(queries)]:
+        kernel = native.maxsim_kernel(level, bits, lanes.blocks)
 
         def score(first: int, last: int, kernel: native.Kernel = kernel, lanes: Lanes = lanes) -> None:
             kernel(
@@ -155,12 +193,21 @@ def maxsim(
                 _address(lanes.corrections),
                 _address(lanes.scales),
                 _address(lanes.offsets),
-                lanes.vectors,
-                _address(totals[first:]),
+                len(totals),
+                _address(lanes.edges),
+                _address(totals[:, first:]),
+                len(passages),
             )
 
         _in_threads(score, len(passages), threads)
     return totals
+
+
+def sharing(counts: Sequence[int], level: Level | None = None) -> list[range]:
+    """Which neighbours of queries with so many vectors each `maxsim_of_several` scores quicker than `maxsim`."""
+    level = level or best_level()
+    lanes = MOST_BLOCKS * level.lanes
+    return share(counts, lanes, lambda vectors: level.costs[-(-vectors // level.lanes) - 1], most=lanes)
 
 
 def approximate_scores(

@@ -127,14 +127,18 @@ def rank(
     if not among.passages:
         return Ranking([], [], 0)
     scorer = snapshot.scorer.prepare(vectors, among.mask, threads=threads)
-    whole = among.tokens * snapshot.codec.row_bytes <= snapshot.scorer.exhaustive_bytes[recall]
-    if whole and candidates is None:
+    if candidates is None and is_scored_whole(snapshot, among, recall):
         scored = scorer.best(k)
     else:
         first, tolerance = (candidates, np.inf) if candidates else (max(FIRST, FIRST_PER_HIT * k), TOLERANCE[recall])
         scored = score_candidates(scorer.approximate(), scorer.maxsim, k, first=first, tolerance=tolerance)
     passages, scores = best_of(snapshot, scored, k)
     return Ranking(passages, scores, scored.count)
+
+
+def is_scored_whole(snapshot: Snapshot, among: Selection, recall: Recall) -> bool:
+    """Whether a search scores all passages that it may find."""
+    return among.tokens * snapshot.codec.row_bytes <= snapshot.scorer.exhaustive_bytes[recall]
 
 
 def best_of(snapshot: Snapshot, scored: Scored, k: int) -> tuple[list[int], list[float]]:

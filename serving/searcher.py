@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -24,14 +24,15 @@ from index_format.manifest import Manifest
 from serving.device import Device
 from serving.explain import Explanation, explain
 from serving.faults import places_of, ran_out_of_memory
-from serving.hybrid import rank_hybrid
+from serving.passes import Wanted, passes, rank_together
 from serving.query import SearchQuery
-from serving.search import Hit, Ranking, Recall, rank, read_hits, search
+from serving.search import Hit, Ranking, Recall, read_hits, search
 from serving.snapshot import Snapshot, open_snapshot
 
 _log = logging.getLogger("colonnade.serving")
 # Few words and many: each number of registers that a query fills has a kernel, compiled when first used.
 _WARM_QUERIES = ("warm", "a question of a sentence or two " * 3)
+_WARM_SHARED = (4, (8, 12, 20))  # so many queries together, of so many vectors each: registers filled differently
 _RETRY_SECONDS = 30.0
 _LIST_SECONDS = 30.0
 _OLDER_OPEN = 2  # versions beside the newest: each may hold files that nothing else does
@@ -52,6 +53,19 @@ class Answer:
     encode_ms: float
     search_ms: float
     explanation: Explanation | None = None
+
+
+Asked = tuple[SearchQuery, NDArray[np.float32]]
+"""A query and its vectors float32 [Q, D]."""
+
+Outcome = Answer | Exception
+
+
+def answer_of(outcome: Outcome) -> Answer:
+    """The answer; raises what prevented it."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +131,69 @@ class Searcher:
 
         The whole answer comes from one version. Raises InputError when the filter does not fit its columns.
         """
-        snapshot, start = snapshot or self.snapshot, time.perf_counter()
-        ranking = _ranking(snapshot, query, vectors, threads)
-        wanted = ranking.after(query.offset)
-        hits = read_hits(snapshot, wanted)
-        search_ms = 1000 * (time.perf_counter() - start)
-        explanation = explain(snapshot, self.encoder, vectors, wanted, hits, query.text) if query.explain else None
+        (((_, outcome),),) = self.answers([(query, vectors)], snapshot or self.snapshot, threads=threads)
+        return answer_of(outcome)
+
+    def answers(
+        self,
+        asked: Sequence[Asked],
+        snapshot: Snapshot,
+        *,
+        is_wanted: Callable[[int], bool] = lambda _: True,
+        threads: int = _THREADS,
+    ) -> Iterator[list[tuple[int, Outcome]]]:
+        """What `answer` says of each query, with its place among those asked: a list for each pass, as it is made.
+
+        is_wanted: asked of a place before its pass; where it is False there is no answer.
+        An exception stands for the answer that it prevented, and spoils no other.
+        """
+        wanted: dict[int, Wanted] = {}
+        for place, (query, vectors) in enumerate(asked):
+            try:
+                among = snapshot.select(query.matching)
+            except Exception as error:  # noqa: BLE001  # whoever asked is told
+                yield [(place, error)]
+            else:
+                k = query.offset + query.k
+                wanted[place] = Wanted(vectors, k, query.recall, among, query.text, query.fusion)
+        for places in passes(snapshot, wanted):
+            own = [place for place in places if is_wanted(place)]
+            if own:
+                queries = [asked[place][0] for place in own]
+                made = self._together(snapshot, queries, [wanted[place] for place in own], threads)
+                yield list(zip(own, made, strict=True))
+
+    def _together(
+        self, snapshot: Snapshot, queries: Sequence[SearchQuery], wanted: Sequence[Wanted], threads: int
+    ) -> list[Outcome]:
+        """What becomes of the queries of one pass."""
+        start, pairs = time.perf_counter(), list(zip(queries, wanted, strict=True))
+        try:
+            rankings = rank_together(snapshot, wanted, threads=threads)
+        except Exception as error:  # noqa: BLE001  # whoever asked is told
+            if len(wanted) == 1:
+                return [error]
+            # What one of them cannot have, or all together, each of the others may.
+            _log.warning("a pass of %d queries failed with %s", len(wanted), places_of(error))
+            return [outcome for query, one in pairs for outcome in self._together(snapshot, [query], [one], threads)]
+        rank_ms = 1000 * (time.perf_counter() - start) / len(wanted)
+        return [
+            self._finished(snapshot, query, one.vectors, ranking, rank_ms)
+            for (query, one), ranking in zip(pairs, rankings, strict=True)
+        ]
+
+    def _finished(
+        self, snapshot: Snapshot, query: SearchQuery, vectors: NDArray[np.float32], ranking: Ranking, rank_ms: float
+    ) -> Outcome:
+        """An answer made of a ranking, or why there is none."""
+        start = time.perf_counter()
+        try:
+            wanted = ranking.after(query.offset)
+            hits = read_hits(snapshot, wanted)
+            search_ms = rank_ms + 1000 * (time.perf_counter() - start)
+            explanation = explain(snapshot, self.encoder, vectors, wanted, hits, query.text) if query.explain else None
+        except Exception as error:  # noqa: BLE001  # whoever asked is told
+            return error
         return Answer(
             version=snapshot.version,
             hits=hits,
@@ -132,6 +203,17 @@ class Searcher:
             search_ms=search_ms,
             explanation=explanation,
         )
+
+    def warm_passes(self) -> None:
+        """Rank several queries at once, where any are, so that what they share is compiled before anybody waits."""
+        snapshot, (together, counts) = self.snapshot, _WARM_SHARED
+        warm = self.encode(_WARM_QUERIES[:1])[0]
+        for count in counts:
+            vectors = np.resize(warm, (count, warm.shape[1]))
+            wanted = dict.fromkeys(range(together), Wanted(vectors, 1, "balanced", snapshot.everything))
+            for places in passes(snapshot, wanted):
+                if len(places) > 1:
+                    rank_together(snapshot, [wanted[place] for place in places])
 
     @property
     def uses_gpu(self) -> bool:
@@ -257,16 +339,6 @@ class Searcher:
         for text in _WARM_QUERIES:
             search(snapshot, self.encoder.encode_query(text), 1)
         return snapshot
-
-
-def _ranking(snapshot: Snapshot, query: SearchQuery, vectors: NDArray[np.float32], threads: int) -> Ranking:
-    among, k = snapshot.select(query.matching), query.offset + query.k
-    if query.fusion is None:
-        return rank(snapshot, vectors, k, recall=query.recall, among=among, threads=threads)
-    assert query.text is not None
-    return rank_hybrid(
-        snapshot, query.text, vectors, k, fusion=query.fusion, recall=query.recall, among=among, threads=threads
-    )
 
 
 class Refresher(threading.Thread):

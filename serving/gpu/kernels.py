@@ -24,7 +24,7 @@ CENTROID_IDS = tl.constexpr(int(Field.CENTROID_IDS))
 LOWEST = tl.constexpr(float("-inf"))
 TABLE_TOP = tl.constexpr(255.0)
 
-SIZES = ["first", "count", "centroids"]
+SIZES = ["first", "count", "centroids", "stride"]
 """Arguments that differ from query to query, or from version to version: no value of theirs is compiled for."""
 
 
@@ -113,6 +113,24 @@ def sum_parts(
     for vector in range(VECTORS):
         total += tl.load(parts + at * VECTORS + vector, mask=wanted, other=0.0)
     tl.store(totals + first + at, tl.where(wanted, total, LOWEST), mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def sum_parts_by_query(
+    parts, edges, first, count, found, totals, stride, VECTORS: tl.constexpr, PASSAGES: tl.constexpr,
+):  # fmt: skip
+    """What `sum_parts` says, for each of several queries that share the lanes: totals float32 [queries, stride].
+
+    edges: int32 [queries + 1], each query's first lane, and one past the last. A query without lanes sums to 0.
+    """
+    query = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0).to(tl.int64) * PASSAGES + tl.arange(0, PASSAGES)
+    inside = at < count
+    wanted = tl.load(found + first + at, mask=inside, other=0) != 0
+    total = tl.zeros([PASSAGES], tl.float32)
+    for vector in range(tl.load(edges + query), tl.load(edges + query + 1)):
+        total += tl.load(parts + at * VECTORS + vector, mask=wanted, other=0.0)
+    tl.store(totals + query * stride + first + at, tl.where(wanted, total, LOWEST), mask=inside)
 
 
 @triton.jit(do_not_specialize=SIZES)

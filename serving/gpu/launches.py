@@ -87,20 +87,43 @@ def score_chosen(resident: Resident, lanes: list[LanesOnDevice], chosen: Tensor)
     return totals
 
 
+def score_all_of_several(
+    resident: Resident, lanes: LanesOnDevice, edges: Tensor, found: Tensor, totals: Tensor, parts: Tensor
+) -> None:
+    """What `score_all` says, for each of several queries that share the lanes, in `totals` float32 [queries, P].
+
+    edges: int32 [queries + 1], each query's first lane, and one past the last.
+    """
+    tiling = tiling_for(resident)
+    for first in range(0, resident.passages, SLAB):
+        count = min(SLAB, resident.passages - first)
+        _write_parts(resident, tiling, lanes, None, first, count, found, parts)
+        kernels.sum_parts_by_query[(-(-count // _PASSAGES), len(totals))](
+            parts, edges, first, count, found, totals, resident.passages,
+            VECTORS=lanes.vectors, PASSAGES=_PASSAGES, **EXACT,
+        )  # fmt: skip
+
+
 def _score(
     resident: Resident, tiling: Tiling, lanes: LanesOnDevice, chosen: Tensor | None, first: int, count: int,
     found: Tensor | None, totals: Tensor, parts: Tensor, *, added: bool,
 ) -> None:  # fmt: skip
-    listed = chosen is not None
+    _write_parts(resident, tiling, lanes, chosen, first, count, found, parts)
+    kernels.sum_parts[(-(-count // _PASSAGES),)](
+        parts, first, count, found, totals,
+        LISTED=chosen is not None, ADDED=added, VECTORS=lanes.vectors, PASSAGES=_PASSAGES, **EXACT,
+    )  # fmt: skip
+
+
+def _write_parts(
+    resident: Resident, tiling: Tiling, lanes: LanesOnDevice, chosen: Tensor | None, first: int, count: int,
+    found: Tensor | None, parts: Tensor,
+) -> None:  # fmt: skip
     kernels.maxsim[(min(count, tiling.programs),)](
         chosen, first, count, found, resident.segments, resident.segment_of,
         lanes.levels, lanes.corrections, lanes.scales, lanes.offsets, parts,
-        LISTED=listed, BITS=resident.bits, DIM=resident.dim, VECTORS=lanes.vectors, TOKENS=tiling.tokens,
+        LISTED=chosen is not None, BITS=resident.bits, DIM=resident.dim, VECTORS=lanes.vectors, TOKENS=tiling.tokens,
         BYTES=chunk_bytes(resident.dim * resident.bits // 8), num_warps=tiling.warps, **EXACT,
-    )  # fmt: skip
-    kernels.sum_parts[(-(-count // _PASSAGES),)](
-        parts, first, count, found, totals,
-        LISTED=listed, ADDED=added, VECTORS=lanes.vectors, PASSAGES=_PASSAGES, **EXACT,
     )  # fmt: skip
 
 

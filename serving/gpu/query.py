@@ -12,6 +12,7 @@ from torch import Tensor
 from serving.scoring import CodedCentroids, Query, centroid_means
 
 _WIDTHS = (16, 32, 64)  # query vectors that one launch takes
+MOST_VECTORS = _WIDTHS[-1]
 _FIELDS = 5  # columns of four bytes a lane
 
 

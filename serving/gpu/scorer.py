@@ -16,11 +16,13 @@ from torch import Tensor
 from index_format.codec import Codec
 from serving.candidates import Approximate, ApproximateScores, Scored
 from serving.gpu.launches import SLAB, Approximations, approximate, score_all, score_chosen
-from serving.gpu.query import LanesOnDevice, bucket, pack, views
+from serving.gpu.query import MOST_VECTORS, LanesOnDevice, bucket, pack, views
 from serving.gpu.replay import Replay
 from serving.gpu.resident import Resident, upload
+from serving.gpu.shared import MOST_QUERIES, SharedStage
 from serving.scorer import QueryScorer, Recall
-from serving.scoring import CodedCentroids, Query, prepare_query
+from serving.scoring import CodedCentroids, Query, edges_of, join, prepare_query
+from serving.sharing import share
 
 if TYPE_CHECKING:
     from index_format.segment import SegmentReader
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _MOST_HITS = 1024  # scores that are ordered on the device to find the k-th best; serving.search.MAX_K is below it
 _MASKS = 8  # selections of passages that stay on the device
 _BYTE = 255
+_READING = 16  # what reading a passage's codes costs, in lanes that are scored: a guess, as no GPU was measured
 
 EXHAUSTIVE_BYTES: dict[Recall, float] = {"fast": 1e9, "balanced": 6e9, "exact": np.inf}
 """Codes of at most so many bytes are scored whole, when all are in the device's memory: what the design's target
@@ -47,6 +50,7 @@ class GpuScorer:
         self._centroids = centroids
         self.lock = threading.Lock()
         self._stages: dict[int, Stage] = {}
+        self._shared: dict[tuple[int, int], SharedStage] = {}  # by lanes and queries
         self._masks: dict[int, tuple[NDArray[np.bool_], Tensor]] = {}
 
     @staticmethod
@@ -72,7 +76,46 @@ class GpuScorer:
             self._stages[lanes] = Stage(self.resident, lanes)
         return self._stages[lanes]
 
-    def load(self, stage: Stage, query: Query, found: NDArray[np.bool_]) -> None:
+    def sharing(self, counts: Sequence[int]) -> list[range]:
+        """Which neighbours of queries with so many vectors each are scored by one launch."""
+        return share(counts, MOST_VECTORS, lambda vectors: _READING + bucket(vectors), most=MOST_QUERIES)
+
+    def best_of_several(
+        self,
+        queries: Sequence[NDArray[np.float32]],
+        found: NDArray[np.bool_],
+        k: int,
+        *,
+        threads: int = 1,  # noqa: ARG002  # threads are a processor's
+    ) -> list[Scored]:
+        """For each query the best `k` of all passages that may be found, and all that tie with the last of them."""
+        prepared = [prepare_query(vectors, self._codec) for vectors in queries]
+        joined, edges = join(prepared), edges_of(prepared)
+        with self.lock:
+            stage = self._shared_stage(int(edges[-1]), len(queries))
+            self.load(stage, joined, found)
+            stage.edges.fill_(int(edges[-1]))  # the rows beyond the queries have no lanes
+            stage.edges[: len(edges)].copy_(torch.from_numpy(edges))
+            stage.wanted.fill_(min(k, _MOST_HITS, len(found)) - 1)
+            stage.score()
+            count = int(np.count_nonzero(found))
+            rows = zip(stage.scores[: len(queries)], stage.thresholds, strict=False)
+            return [_best_of_row(scores, threshold, count) for scores, threshold in rows]
+
+    def _shared_stage(self, vectors: int, queries: int) -> SharedStage:
+        shape = bucket(vectors), 1 << (queries - 1).bit_length()
+        if shape not in self._shared:
+            lanes, rows = shape
+            self._shared[shape] = SharedStage(self.resident, lanes, self._scores_of_several[:rows], _MOST_HITS)
+        return self._shared[shape]
+
+    @cached_property
+    def _scores_of_several(self) -> Tensor:
+        """Room for the scores of as many queries as share a launch, the same for all shapes: float32 [queries, P]."""
+        shape = MOST_QUERIES, self.resident.passages
+        return torch.empty(shape, dtype=torch.float32, device=self.resident.device)
+
+    def load(self, stage: Stage | SharedStage, query: Query, found: NDArray[np.bool_]) -> None:
         """Bring a query, and which passages may be found, to a stage's buffers."""
         stage.packed.copy_(torch.from_numpy(pack(query, self._centroids)))
         stage.found.copy_(self._mask(found))
@@ -134,6 +177,12 @@ class Stage:
         approximate(self._resident, self._lanes, self.found, self.approximations)
 
 
+def _best_of_row(scores: Tensor, threshold: Tensor, count: int) -> Scored:
+    """The passages with a score of float32 [P] that reaches the threshold."""
+    kept = torch.nonzero((scores >= threshold) & (scores > -torch.inf)).squeeze(1)
+    return Scored(kept.cpu().numpy(), scores[kept].cpu().numpy(), count)
+
+
 @dataclass(frozen=True, slots=True)
 class GpuQueryScorer:
     """The scores of one query over the passages that may be found."""
@@ -151,9 +200,7 @@ class GpuQueryScorer:
             self._scorer.load(stage, self._query, self._found)
             stage.wanted.fill_(min(k, _MOST_HITS, len(self._found)) - 1)
             stage.score()
-            kept = torch.nonzero((stage.scores >= stage.threshold) & (stage.scores > -torch.inf)).squeeze(1)
-            scores = stage.scores[kept]
-            return Scored(kept.cpu().numpy(), scores.cpu().numpy(), int(np.count_nonzero(self._found)))
+            return _best_of_row(stage.scores, stage.threshold, int(np.count_nonzero(self._found)))
 
     def approximate(self) -> Approximate:
         """The approximate score of every passage that may be found."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 from fastapi import FastAPI, Request, Response
-from numpy.typing import NDArray
 
 from index_format.filters import Filter
-from serving.batcher import Ask, Done
+from serving.batcher import Ask, Done, one_by_one
 from serving.http.errors import wrong_field
 from serving.http.parts import Parts
 from serving.http.routes import needs, tenant_of
@@ -29,7 +28,8 @@ from serving.http.schemas import (
 )
 from serving.http.waiting import answers, wait_for_words, wanted_snapshot
 from serving.search import Hit
-from serving.searcher import Answer
+from serving.searcher import Answer, Asked, Outcome, Searcher
+from serving.shadow import ShadowCheck
 from serving.snapshot import Snapshot
 
 _HIT = tuple(Hit.__dataclass_fields__)
@@ -70,7 +70,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
     async def encode(body: EncodeRequest, request: Request) -> Response:
         """The token vectors of queries, as /v1/search takes them."""
         _refuse_more(parts, "texts", len(body.texts))
-        asks = [Ask(text, None, _as_list) for text in body.texts]
+        asks = [Ask(text, None, _EACH_AS_LIST) for text in body.texts]
         done = await answers(parts, request, asks, parts.deadline(body.timeout_ms))
         manifest = parts.searcher.snapshot.manifest
         request.state.told = {"version": manifest.version, "queries": len(asks), **_times_together(done)}
@@ -96,17 +96,26 @@ async def _asks(parts: Parts, questions: Sequence[Question], snapshot: Snapshot,
 
 def _ask(parts: Parts, asked: Question, snapshot: Snapshot, matching: Filter | None) -> Ask:
     query = as_query(asked, snapshot.manifest.encoder.dim, matching)
-
-    def work(vectors: NDArray[np.float32]) -> Answer:
-        answer = parts.searcher.answer(query, vectors, snapshot)
-        parts.shadow.offer(snapshot, query, vectors, answer)
-        return answer
-
-    return Ask(query.text, query.vectors, work)
+    return Ask(query.text, query.vectors, _Searches(parts.searcher, parts.shadow, snapshot), query)
 
 
-def _as_list(vectors: NDArray[np.float32]) -> Any:
-    return vectors.tolist()
+@dataclass(frozen=True, slots=True)
+class _Searches:
+    """Work on the questions of one version: equal for all of them, whichever requests they came with."""
+
+    searcher: Searcher
+    shadow: ShadowCheck
+    snapshot: Snapshot
+
+    def __call__(self, asked: Sequence[Asked], is_wanted: Callable[[int], bool]) -> Iterator[list[tuple[int, Outcome]]]:
+        for made in self.searcher.answers(asked, self.snapshot, is_wanted=is_wanted):
+            yield made
+            for place, answer in made:
+                if not isinstance(answer, Exception):
+                    self.shadow.offer(self.snapshot, *asked[place], answer)
+
+
+_EACH_AS_LIST = one_by_one(lambda vectors: vectors.tolist())
 
 
 def _answered(asked: Question, done: Done) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class Level:
     """One instruction set. `lanes` 32-bit sums fit a register; `registers` of them may hold sums at once.
 
     whole_bytes: whether `dot` takes bytes up to 255, or else up to 15. groups: how many groups of four packed bytes
-    are unpacked at once. room: how far digits may add up in `dot`, beyond the first.
+    are unpacked at once. room: how far digits may add up in `dot`, beyond the first. costs: of MaxSim with one to four
+    registers of query vectors, beside each other (docs/decisions/0028).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Level:
     needs: frozenset[str]
     whole_bytes: bool
     dot: Dot
+    costs: tuple[float, float, float, float]
     groups: int = 1
     room: int = 0
 
@@ -95,6 +97,7 @@ LEVELS = (
         needs=frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"}),
         whole_bytes=True,
         dot=_dot_vnni,
+        costs=(1.5, 2, 3, 4),
     ),
     Level(
         name="avx2",
@@ -104,10 +107,11 @@ LEVELS = (
         needs=frozenset({"avx2"}),
         whole_bytes=False,
         dot=_dot_avx2,
+        costs=(1, 1.7, 2.3, 3),
         groups=4,
         room=(2**15 - 1) // (2 * 127),  # a query's level is at most 127, and each product adds two
     ),
-    Level("portable", 4, 8, "", frozenset(), True, _dot_portable),
+    Level("portable", 4, 8, "", frozenset(), True, _dot_portable, costs=(1, 2, 3, 4)),
 )
 
 

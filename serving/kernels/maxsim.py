@@ -1,8 +1,9 @@
 """The MaxSim kernel: codes of passages, unpacked in registers, against as many query vectors as registers hold.
 
-For each of `count` passages, given by their number over all segments in ascending order, it adds the parts of
-`vectors` query vectors to `totals`, in their order, as SPEC §6.2 says. More query vectors than fit take
-several calls; the order of the sum stays the same.
+The lanes are shared by `queries` queries, each in lanes of its own, one after the other. For each of `count` passages,
+given by their number over all segments in ascending order, it adds the parts of each query's vectors to that query's
+`totals`, in their order, as SPEC §6.2 says: what a query shares its lanes with changes nothing. A query of more vectors
+than fit takes several calls; the order of the sum stays the same.
 
 A tile past the end of a passage repeats the last token, which changes no maximum.
 """
@@ -28,8 +29,10 @@ ARGUMENTS = {
     "corrections": pointer,  # i32 [lanes of all blocks]: (2^bits - 1) · Σ levels
     "scales": pointer,  # f32 [lanes of all blocks]
     "offsets": pointer,  # f32 [lanes of all blocks]
-    "vectors": i64,  # how many lanes hold a query vector
-    "totals": pointer,  # f32 [count], added to
+    "queries": i64,
+    "edges": pointer,  # i64 [queries + 1]: each query's first lane, and at the end one past the last
+    "totals": pointer,  # f32 [queries, stride], of which the first `count` of each row are added to
+    "stride": i64,
 }
 
 
@@ -52,7 +55,11 @@ def build(module: ir.Module, level: Level, bits: int, blocks: int) -> None:
             scale, offset = (element(builder, given[name], i64(block), floats) for name in ("scales", "offsets"))
             part = builder.fadd(builder.fmul(one.get(), scale), offset)
             builder.store(part, builder.gep(parts, [i64(block)]))
-        _add_in_order(builder, builder.gep(given["totals"], [at], source_etype=f32), parts, given["vectors"])
+        with count(builder, i64(0), given["queries"]) as query:
+            place = builder.add(builder.mul(query, given["stride"]), at)
+            total = builder.gep(given["totals"], [place], source_etype=f32)
+            edge = builder.gep(given["edges"], [query], source_etype=i64)
+            _add_in_order(builder, total, parts, *(element(builder, edge, i64(end), i64) for end in (0, 1)))
     builder.ret_void()
 
 
@@ -75,8 +82,9 @@ def _raise_best(
             one.set(larger_float(builder, products.values(sums[block], correction, scale), one.get()))
 
 
-def _add_in_order(builder: ir.IRBuilder, place: ir.Value, parts: ir.Value, vectors: ir.Value) -> None:
+def _add_in_order(builder: ir.IRBuilder, place: ir.Value, parts: ir.Value, first: ir.Value, stop: ir.Value) -> None:
+    """Add the parts of lanes `first` to `stop` - 1 to the float at a place, one after the other."""
     total = Variable(builder, builder.load(place, typ=f32))
-    with count(builder, i64(0), vectors) as vector:
+    with count(builder, first, stop) as vector:
         total.set(builder.fadd(total.get(), element(builder, parts, vector, f32)))
     builder.store(total.get(), place)

@@ -20,6 +20,7 @@ from serving.gpu.launches import EXACT, chunk_bytes
 H200 = GPUTarget("cuda", 90, 32)
 POINTERS = {
     "chosen": "*i64",
+    "edges": "*i32",
     "found": "*u8",
     "segments": "*i64",
     "segment_of": "*i32",
@@ -38,7 +39,7 @@ def compiled(name: str, **constants: object) -> dict[str, int]:
     """How often a kernel's PTX has some instructions."""
     kernel = getattr(kernels, name)
     constants = {key: value for key, value in {**TILE, **constants}.items() if key in kernel.arg_names}
-    kinds = {key: "i32" if key in ("first", "count", "centroids") else "*fp32" for key in kernel.arg_names}
+    kinds = {key: "i32" if key in kernels.SIZES else "*fp32" for key in kernel.arg_names}
     signature = {key: "constexpr" if key in constants else POINTERS.get(key, kind) for key, kind in kinds.items()}
     aligned = {
         (place,): [["tt.divisibility", 16]] for place, kind in enumerate(signature.values()) if kind.startswith("*")
@@ -58,6 +59,7 @@ if __name__ == "__main__":
         for bits in (1, 2, 4, 8)
     }
     found["sum_parts"] = compiled("sum_parts", LISTED=False, ADDED=True)
+    found["sum_parts_by_query"] = compiled("sum_parts_by_query")
     found["centroid_values"] = compiled("centroid_values", DIM=128, BYTES=64)
     found["round_table"] = compiled("round_table")
     found["scan"] = compiled("scan", ADDED=True, WIDE=True)

@@ -34,11 +34,17 @@ TEXTS = {
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Iterator[TestClient]:
-    """A running server over four documents."""
+def searcher(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Searcher:
+    """Of four documents."""
     index = Index.at(tmp_path_factory.mktemp("app") / "index")
     add_texts(index, encoder, TEXTS, year=2001)
-    with TestClient(make_app(Searcher(index, encoder), "the/index"), raise_server_exceptions=False) as running:
+    return Searcher(index, encoder)
+
+
+@pytest.fixture(scope="module")
+def client(searcher: Searcher) -> Iterator[TestClient]:
+    """A running server."""
+    with TestClient(make_app(searcher, "the/index"), raise_server_exceptions=False) as running:
         yield running
 
 
@@ -90,6 +96,29 @@ def test_a_hybrid_search_tells_both_sides_of_each_hit(client: TestClient) -> Non
     one, plain = client.post("/v1/batch-search", json={"queries": queries}).json()["answers"]
     assert one["hits"] == answer["hits"]
     assert set(plain["hits"][0]) == {"document_id", "passage", "score", "start", "end"}
+
+
+def test_questions_asked_together_share_a_pass_and_have_the_answers_that_each_has_alone(
+    client: TestClient, searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their vectors, as those of a text depend on its batch; one of them has a filter, and so a pass of its own."""
+    scorer, shared = searcher.snapshot.scorer, []
+    score = scorer.best_of_several
+
+    def count(queries: list[Any], *given: Any, **how: Any) -> Any:
+        shared.append(len(queries))
+        return score(queries, *given, **how)
+
+    monkeypatch.setattr(scorer, "sharing", lambda counts: [range(len(counts))])
+    monkeypatch.setattr(scorer, "best_of_several", count)
+    texts = ["honey", "sleep", "volcano", "bees", "day"]
+    vectors = client.post("/v1/encode", json={"texts": texts}).json()["vectors"]
+    queries: list[dict[str, Any]] = [{"vectors": one, "k": 1 + place} for place, one in enumerate(vectors)]
+    queries[1]["filter"] = {"op": "in", "column": "id", "values": ["cats", "bees"]}
+    answers = client.post("/v1/batch-search", json={"queries": queries}).json()["answers"]
+    alone = [client.post("/v1/search", json=query).json() for query in queries]
+    assert [one["hits"] for one in answers] == [one["hits"] for one in alone]
+    assert shared == [4]
 
 
 def test_ten_passages_are_returned_unless_told(client: TestClient) -> None:

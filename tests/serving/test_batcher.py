@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from encoding.encoder import Encoder
 from index_format.index import Index
-from serving.batcher import Ask, Batcher, Job, Overloaded, WorkerFault
+from serving.batcher import Ask, Batcher, Expired, Job, Overloaded, WorkerFault, one_by_one
 from serving.metrics import Metrics
 from serving.query import SearchQuery
 from serving.searcher import Answer, Searcher
@@ -56,7 +57,7 @@ def working(encode: Callable[[Sequence[str]], list[Vectors]], limit: int = 8) ->
 
 
 def _submit(batcher: Batcher, *texts: str, work: Callable[[Vectors], object] = lambda _: "done") -> list[Job]:
-    return batcher.submit([Ask(text, None, work) for text in texts], time.monotonic() + 60)
+    return batcher.submit([Ask(text, None, one_by_one(work)) for text in texts], time.monotonic() + 60)
 
 
 def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -76,6 +77,70 @@ def test_a_text_that_cannot_be_encoded_fails_alone() -> None:
         with pytest.raises(ValueError, match="bad"):
             jobs[1].future.result(30)
     assert encoding.batches == [["first"], ["good", "bad", "good too"], ["good"], ["bad"], ["good too"]]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Answers questions two at a time, those of a batch with the same name; what is bad is an error."""
+
+    name: str
+    given: list[list[str]] = field(compare=False)
+
+    def __call__(
+        self, asked: Sequence[tuple[str, Vectors]], is_wanted: Callable[[int], bool]
+    ) -> Iterator[list[tuple[int, object]]]:
+        self.given.append([question for question, _ in asked])
+        if self.name == "broken":
+            raise OSError("broken")
+        for first in range(0, len(asked), 2):
+            places = [place for place in range(first, min(first + 2, len(asked))) if is_wanted(place)]
+            questions = [asked[place][0] for place in places]
+            time.sleep(0.3 if "slow" in questions else 0.0)
+            made = [ValueError("bad") if one == "bad" else f"{self.name} {one}" for one in questions]
+            if made:
+                yield list(zip(places, made, strict=True))
+
+
+def _ask_together(batcher: Batcher, encoding: Encoding, *asks: Ask) -> list[Job]:
+    """Jobs that waited together, while another was encoded."""
+    _submit(batcher, "first")
+    while not encoding.batches:
+        time.sleep(0.001)
+    jobs = batcher.submit(asks, time.monotonic() + 60)
+    encoding.may_go.set()
+    return jobs
+
+
+def test_asks_with_the_same_work_are_worked_on_together() -> None:
+    """Each has its own answer or its own error, and its share of the time; another work, or one that fails, its own."""
+    encoding, given = Encoding(), []
+    with working(encoding) as (batcher, _):
+        named = [("a", "1"), ("b", "2"), ("a", "bad"), ("broken", "3"), ("a", "slow"), ("a", "4")]
+        asks = [Ask(None, np.zeros((1, 4), np.float32), Together(name, given), question) for name, question in named]
+        jobs = _ask_together(batcher, encoding, *asks)
+        assert isinstance(jobs[2].future.exception(30), ValueError)
+        assert isinstance(jobs[3].future.exception(30), OSError)
+        done = [jobs[place].future.result(30) for place in (0, 1, 4, 5)]
+    assert [one.value for one in done] == ["a 1", "b 2", "a slow", "a 4"]
+    assert sorted(given) == [["1", "bad", "slow", "4"], ["2"], ["3"]]
+    assert done[2].work_ms == done[3].work_ms
+    assert 150 <= done[2].work_ms < 300
+
+
+def test_who_is_gone_when_others_have_been_worked_on_is_dropped() -> None:
+    """Whose deadline passed is told so; both are counted, and whoever was asked with them has an answer."""
+    encoding, given = Encoding(), []
+    with working(encoding) as (batcher, metrics):
+        named = ["slow", "1", "abandoned", "expired", "2"]
+        asks = [Ask(None, np.zeros((1, 4), np.float32), Together("a", given), question) for question in named]
+        jobs = _ask_together(batcher, encoding, *asks)
+        while not given:
+            time.sleep(0.001)
+        jobs[2].abandoned, jobs[3].deadline = True, time.monotonic()
+        assert [jobs[place].future.result(30).value for place in (0, 1, 4)] == ["a slow", "a 1", "a 2"]
+        assert isinstance(jobs[3].future.exception(30), Expired)
+        assert not jobs[2].future.done()
+        assert _value(metrics, "colonnade_dropped_queries_total") == 2
 
 
 def test_the_worker_outlives_what_nobody_foresaw() -> None:

@@ -23,6 +23,7 @@ from index_format.errors import InputError
 from index_format.segment import PassageCentroids
 from serving.device import choose_device
 from serving.oracle import coded_maxsim
+from serving.passes import Wanted, passes, rank_together
 from serving.search import rank, search
 from serving.snapshot import Snapshot, open_snapshot
 from tests.serving.vectors import (
@@ -215,10 +216,45 @@ def test_scores_do_not_depend_on_how_many_passages_a_launch_takes(
     monkeypatch.setattr("serving.gpu.launches.SLAB", 7)
     query, found = _query(16, 70), snapshot.live & (np.arange(30) % 6 != 2)
     expected = _by_definition(query, snapshot)
-    best = _scorer(snapshot).prepare(query, found).best(30)
+    scorer = _scorer(snapshot)
+    best = scorer.prepare(query, found).best(30)
+    parts = query[:9], query[9:30]
+    for part, ours in zip(parts, scorer.best_of_several(parts, found, 30), strict=True):
+        np.testing.assert_array_equal(ours.scores, _by_definition(part, snapshot)[found])
     np.testing.assert_array_equal(best.passages, np.flatnonzero(found))
     np.testing.assert_array_equal(best.scores, expected[found])
     np.testing.assert_array_equal(_maxsim(snapshot, query), expected)
+
+
+@pytest.mark.parametrize("counts", [[5, 3], [1, 1, 1], [12] * 5, [63, 1]], ids=str)
+def test_queries_that_share_a_launch_have_what_each_has_alone(snapshot: Snapshot, counts: list[int]) -> None:
+    """The best k of each with its ties, over segments and deletions; and the same buffers serve the next ones."""
+    scorer, some = _scorer(snapshot), snapshot.live & (np.arange(30) % 6 != 2)
+    queries = [_query(16, count) * np.float32(1 + number) for number, count in enumerate(counts)]
+    for found in (snapshot.live, some):
+        for query, ours in zip(queries, scorer.best_of_several(queries, found, 3), strict=True):
+            scores = np.where(found, _by_definition(query, snapshot), -np.inf)
+            expected = np.flatnonzero(scores >= np.sort(scores)[-3])
+            np.testing.assert_array_equal(ours.passages, expected)
+            np.testing.assert_array_equal(ours.scores, scores[expected])
+            assert ours.count == found.sum()
+
+
+def test_hits_of_queries_that_share_a_launch_are_those_of_the_processor(snapshot: Snapshot) -> None:
+    """Whatever number of them each asks for."""
+    wanted = [Wanted(_query(16, k), k, "exact", snapshot.everything) for k in (1, 7, 3)]
+    ours = _on_gpu(snapshot)
+    assert passes(ours, dict(enumerate(wanted))) == [[0, 1, 2]]
+    for one, ranking in zip(wanted, rank_together(ours, wanted), strict=True):
+        assert ranking == rank(snapshot, one.vectors, one.k, recall="exact")
+
+
+def test_launches_are_shared_up_to_their_lanes_and_by_eight_queries(snapshot: Snapshot) -> None:
+    """A query that fills a launch has it for itself."""
+    sharing = _scorer(snapshot).sharing
+    assert [len(own) for own in sharing([12] * 7)] == [5, 2]
+    assert [len(own) for own in sharing([1] * 20)] == [8, 8, 4]
+    assert [len(own) for own in sharing([64, 100, 3, 4])] == [1, 1, 2]
 
 
 def test_where_nothing_may_be_found_nothing_is(snapshot: Snapshot) -> None:

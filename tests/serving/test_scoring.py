@@ -13,9 +13,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index_format.codec import MAX_DIM, Codec, unpack
-from serving.kernels.levels import Level, levels_here
+from serving.kernels.levels import LEVELS, Level, levels_here
 from serving.oracle import coded_maxsim, exact_maxsim
-from serving.scoring import CodedCentroids, approximate_scores, maxsim, nearest_centroids, prepare_query
+from serving.scoring import (
+    MOST_BLOCKS,
+    CodedCentroids,
+    approximate_scores,
+    maxsim,
+    maxsim_of_several,
+    nearest_centroids,
+    prepare_query,
+    sharing,
+)
 from serving.snapshot import Snapshot
 from tests.serving.vectors import Document, Vectors, random_documents, random_snapshot, random_vectors
 
@@ -104,6 +113,56 @@ def test_codes_and_queries_at_their_extremes_are_still_exact(bits: int, dim: int
     opened = random_snapshot(tmp_path, documents, bits=bits, sample=sample)
     assert set(np.unique(unpack(opened.segments[0].codes.codes, bits))) == {0, 2**bits - 1}
     np.testing.assert_array_equal(_maxsim(opened, signs[:6], level=level), _by_definition(signs[:6], opened))
+
+
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("counts", [[1, 1], [3, 1, 5], [7, 8, 1], [5, 11], [1] * 16], ids=str)
+def test_queries_scored_in_one_pass_have_the_scores_that_each_has_alone(
+    counts: list[int], bits: int, level: Level, tmp_path: Path
+) -> None:
+    """Of any lengths, within a register and across; all passages, some and none of three segments, on threads."""
+    opened = random_snapshot(tmp_path, random_documents(1, [ODD_LENGTHS[:12], [4, 9], [1]], 24), bits=bits)
+    queries = [random_vectors(np.random.default_rng(number), count, 24) for number, count in enumerate(counts)]
+    prepared = [prepare_query(query, opened.codec, level) for query in queries]
+    for passages in (np.arange(15), np.array([0, 3, 11, 14]), np.array([], np.int64)):
+        scores = maxsim_of_several(prepared, opened.table, opened.codec.row_bytes, passages, threads=2)
+        assert (scores.dtype, scores.shape) == (np.float32, (len(counts), len(passages)))
+        for query, own in zip(queries, scores, strict=True):
+            np.testing.assert_array_equal(own, _by_definition(query, opened)[passages])
+
+
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
+def test_queries_that_fill_every_register_together_have_the_scores_that_each_has_alone(
+    level: Level, snapshot: Snapshot
+) -> None:
+    """As many vectors as one call takes: of two queries and of many, the last lane too."""
+    lanes = MOST_BLOCKS * level.lanes
+    for counts in ([lanes - 1, 1], [1, lanes - 1], [lanes // 2] * 2, [1] * lanes):
+        queries = [random_vectors(np.random.default_rng(number), count, 16) for number, count in enumerate(counts)]
+        prepared = [prepare_query(query, snapshot.codec, level) for query in queries]
+        scores = maxsim_of_several(prepared, snapshot.table, snapshot.codec.row_bytes, np.arange(80))
+        for query, own in zip(queries, scores, strict=True):
+            np.testing.assert_array_equal(own, _maxsim(snapshot, query, level=level))
+
+
+@given(counts=st.lists(st.integers(1, 200), max_size=40))
+def test_every_query_is_in_one_pass_and_every_pass_fits_one_call(counts: list[int]) -> None:
+    """In their order; a query that no call takes whole is alone."""
+    for level in levels_here():
+        shared = sharing(counts, level)
+        assert [place for own in shared for place in own] == list(range(len(counts)))
+        sums = [sum(counts[place] for place in own) for own in shared if len(own) > 1]
+        assert all(vectors <= MOST_BLOCKS * level.lanes for vectors in sums)
+
+
+def test_queries_share_a_pass_where_it_is_quicker_than_one_after_the_other() -> None:
+    """Short ones do, as measured (docs/decisions/0028); those that fill their registers by themselves do not."""
+    vnni, avx2, _ = LEVELS
+    assert [len(own) for own in sharing([12] * 9, vnni)] == [4, 4, 1]
+    assert [len(own) for own in sharing([8] * 4, vnni)] == [4]
+    assert [len(own) for own in sharing([32, 32], vnni)] == [1, 1]
+    assert [len(own) for own in sharing([12, 12, 12], avx2)] == [2, 1]
 
 
 @pytest.mark.parametrize(("bits", "error"), [(1, 0.5), (2, 0.2), (4, 0.05), (8, 0.01)])

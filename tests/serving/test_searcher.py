@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,14 +20,17 @@ from encoding.encoder import Encoder
 from index_format import keys
 from index_format.change import Origin
 from index_format.commit import commit
-from index_format.errors import EncoderMismatch, IndexCorrupt, IndexNotFound, StorageError
+from index_format.errors import EncoderMismatch, IndexCorrupt, IndexNotFound, InputError, StorageError
+from index_format.filters import parse_filter
 from index_format.index import Index
 from index_format.manifest import FileRef, Manifest
 from index_format.reindex import replace_vectors
 from index_format.store import MemoryStore
+from serving.candidates import Scored
+from serving.hybrid import Fusion
 from serving.query import SearchQuery
-from serving.searcher import Refresher, Searcher
-from tests.serving.vectors import Document, add_texts, make_recipe, random_documents, write_documents
+from serving.searcher import Answer, Outcome, Refresher, Searcher
+from tests.serving.vectors import Document, Vectors, add_texts, make_recipe, random_documents, write_documents
 from tests.strategies import addition, delete, publish
 
 FIRST = {"bees": "Bees make honey.", "warm": "A warm wind blows from the south."}
@@ -87,6 +93,92 @@ def test_an_answer_names_its_version_and_its_times(searcher: Searcher) -> None:
     assert [hit.document_id for hit in answer.hits] == ["bees", "warm"]
     assert answer.encode_ms > 0
     assert answer.search_ms > 0
+
+
+class Passes:
+    """Counts the queries of each shared pass of a searcher; the passes fail when told."""
+
+    def __init__(self, searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shared: list[int] = []
+        self.fails = False
+        self._score = searcher.snapshot.scorer.best_of_several
+        monkeypatch.setattr(searcher.snapshot.scorer, "best_of_several", self._count)
+
+    def _count(self, queries: Sequence[Vectors], *given: Any, **how: Any) -> list[Scored]:
+        self.shared.append(len(queries))
+        if self.fails:
+            raise MemoryError
+        return self._score(queries, *given, **how)
+
+
+@pytest.fixture
+def passes(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> Passes:
+    """Those of a searcher whose queries share a pass whenever they may."""
+    monkeypatch.setattr(searcher.snapshot.scorer, "sharing", lambda counts: [range(len(counts))])
+    return Passes(searcher, monkeypatch)
+
+
+NO_COLUMN = parse_filter({"op": "==", "column": "size", "value": 1})
+ASKED = [
+    SearchQuery("What do bees make?"),
+    SearchQuery("Which wind is warm?", k=1, explain=True),
+    SearchQuery("honey", matching=NO_COLUMN),
+    SearchQuery("warm wind", fusion=Fusion()),
+    SearchQuery("honey", offset=1, recall="exact"),
+]
+
+
+def _outcomes(searcher: Searcher, **how: Any) -> dict[int, Outcome]:
+    asked = [(query, searcher.encode([query.text or ""])[0]) for query in ASKED]
+    return dict(pair for made in searcher.answers(asked, searcher.snapshot, **how) for pair in made)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_several_queries_have_the_answers_that_each_has_alone(
+    searcher: Searcher, passes: Passes, fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that can share a pass, and what one of them cannot have is its own error; also where the pass fails."""
+    passes.fails = fails
+    with caplog.at_level(logging.WARNING):
+        outcomes = _outcomes(searcher)
+    assert passes.shared == [3]
+    assert ("a pass of 3 queries failed with MemoryError" in caplog.text) == fails
+    assert isinstance(outcomes.pop(2), InputError)
+    for place, outcome in outcomes.items():
+        alone = searcher.search(ASKED[place])
+        assert isinstance(outcome, Answer)
+        assert replace(outcome, search_ms=0.0, encode_ms=0.0) == replace(alone, search_ms=0.0, encode_ms=0.0)
+    assert sorted(outcomes) == [0, 1, 3, 4]
+
+
+def test_hits_that_cannot_be_read_spoil_no_other_answer(
+    searcher: Searcher, passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query of the same pass has its own."""
+    explained = "serving.searcher.explain"
+    monkeypatch.setattr(explained, lambda *_: (_ for _ in ()).throw(OSError("gone")))
+    outcomes = _outcomes(searcher)
+    assert [place for place, one in outcomes.items() if isinstance(one, OSError)] == [1]
+    assert sorted(place for place, one in outcomes.items() if isinstance(one, Answer)) == [0, 3, 4]
+    assert passes.shared == [3]
+
+
+def test_who_is_not_wanted_any_more_is_left_out_of_its_pass(searcher: Searcher, passes: Passes) -> None:
+    """The others share it; nothing is computed where nobody is left."""
+    assert 0 not in _outcomes(searcher, is_wanted=lambda place: place != 0)
+    assert passes.shared == [2]
+    assert set(_outcomes(searcher, is_wanted=lambda _: False)) == {2}
+    assert passes.shared == [2]
+
+
+def test_a_searcher_that_was_warmed_has_ranked_queries_of_several_lengths_together(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that share a pass on this processor."""
+    passes, sharing = Passes(searcher, monkeypatch), searcher.snapshot.scorer.sharing
+    searcher.warm_passes()
+    shared = [len(own) for count in (8, 12, 20) for own in sharing([count] * 4)]
+    assert passes.shared == [size for size in shared if size > 1]
 
 
 def test_a_new_version_is_served_after_refresh(index: Index, searcher: Searcher, encoder: Encoder) -> None:
