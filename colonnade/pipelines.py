@@ -69,13 +69,16 @@ def reindex(
     pool_factor: Annotated[int | None, typer.Option(help="Tokens of a passage that share a vector, about")] = None,
     queries: Queries = None,
     judgements: Judgements = None,
-    tolerance: Annotated[float, typer.Option(help="How much worse answers may become, in nDCG@10")] = 0.01,
+    tolerance: Annotated[
+        float, typer.Option(help="How much worse answers may become, in nDCG@10, or in recall without questions")
+    ] = 0.01,
     as_json: Json = False,
 ) -> None:
     """Make INDEX anew beside the one that is served, and put it in place at once; what is not named stays as it is.
 
     Without options the codebook alone is trained anew. The old version is kept. With questions, a version that
-    answers them worse is not published. Servers of the old encoder keep answering from the old version.
+    answers them worse is not published; without, one that finds less of exact MaxSim, unless its encoder is another.
+    Servers of the old encoder keep answering from the old version.
 
     In Python: flows.reindex_index.reindex_index(ReindexParameters(...))
     """

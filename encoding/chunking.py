@@ -43,20 +43,27 @@ class EncodedText:
     skipped: int
 
 
+def refuse_little_room(passage_tokens: int, markers: int) -> None:
+    """Raise InputError when passages are too small for a sentence, or `markers` leave too little of them."""
+    if passage_tokens < 2 * _SMALLEST_PASSAGE:
+        raise InputError(f"passage_tokens: expected at least {2 * _SMALLEST_PASSAGE}, got {passage_tokens}.")
+    room = passage_tokens - markers
+    if room < _SMALLEST_PASSAGE:
+        raise InputError(
+            f"passage_tokens: of {passage_tokens} the encoder's prompt and markers take {markers}, which leaves {room} "
+            f"for text, expected at least {_SMALLEST_PASSAGE}. Cut into larger passages, or use a shorter prompt."
+        )
+
+
 class Chunker:
     """Cuts documents into passages of at most `passage_tokens` tokens, title and `markers` included."""
 
     def __init__(self, tokenizer: Tokenizer, *, passage_tokens: int, overlap_tokens: int = 0, markers: int = 2) -> None:
-        if passage_tokens < 2 * _SMALLEST_PASSAGE:
-            raise InputError(f"passage_tokens: expected at least {2 * _SMALLEST_PASSAGE}, got {passage_tokens}.")
+        refuse_little_room(passage_tokens, markers)
         if not 0 <= overlap_tokens <= passage_tokens // 4:
             raise InputError(f"overlap_tokens: expected 0 to {passage_tokens // 4}, got {overlap_tokens}.")
         self._tokenizer = tokenizer
         self._room = passage_tokens - markers
-        if self._room < _SMALLEST_PASSAGE:
-            raise InputError(
-                f"passage_tokens: {passage_tokens} leave {self._room} for text, the encoder adds {markers}."
-            )
         self._window = _WINDOW_CHARACTERS * passage_tokens
         self._overlap = overlap_tokens
         self._splitter = lru_cache(maxsize=256)(self._make_splitter)

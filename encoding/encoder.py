@@ -53,7 +53,7 @@ class Encoder:
     @property
     def document_markers(self) -> int:
         """Tokens of a passage that are not its text's: the markers, and those of the prompt."""
-        return self.checkpoint.max_tokens - self._documents.room
+        return self._documents.added
 
     def encode(self, texts: Sequence[str], pool_factor: int = 1) -> Iterator[Batch]:
         """Encode the texts of documents in batches of similar length, shortest first.

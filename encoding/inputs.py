@@ -37,13 +37,23 @@ class Token:
 
 
 class SideTokenizer:
-    """Makes `TokenizedText`s of one side. Safe to use from several threads."""
+    """Makes `TokenizedText`s of one side. Safe to use from several threads.
+
+    added: tokens of a text that are not its own: the markers, and those of the prompt.
+    Raises InputError when they leave no room for it, or the tokenizer lacks a marker.
+    """
 
     def __init__(self, layout: Layout, side: Side) -> None:
         self._side = side
         self._tokenizer = load_tokenizer(layout)
         markers = self._tokenizer.encode("").ids
-        self.room = side.length - len(markers) - (side.marker is not None) - len(self._plain_ids(side.prompt))
+        self.added = len(markers) + (side.marker is not None) + len(self._plain_ids(side.prompt))
+        if self.added >= side.length:
+            raise InputError(
+                f"encoder: {layout.backbone} puts {self.added} tokens of markers and prompt to each query or document, "
+                f"which may have {side.length} with them: nothing of the text itself is left. "
+                "Shorten the prompt, or mend the length in the model's settings."
+            )
         self._marker = None if side.marker is None else self._id(layout, side.marker)
         self._filling = None if side.expansion is None else self._id(layout, side.expansion.token)
         padding = side.expansion.padding if side.expansion else None

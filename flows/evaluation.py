@@ -83,6 +83,39 @@ def measure_version(
     return evaluate_task(index.address, manifest, *questions, encoder, words=words)
 
 
+def measure_beside(
+    index: Index, proposed: Manifest, base: Manifest, questions: Questions | None
+) -> tuple[Evaluation, Evaluation]:
+    """A version that is not published yet, and the one of the same documents that is.
+
+    Without questions both are asked for the ten best of exact MaxSim over the finer of them, or each for its own.
+    """
+    reference = finer(proposed, base)
+
+    def measure(manifest: Manifest) -> Evaluation:
+        if questions is None:
+            return evaluate_sample_task(index.address, manifest, SAMPLE, reference)
+        return measure_version(index, manifest, questions)
+
+    return measure(proposed), measure(base)
+
+
+def finer(one: Manifest, other: Manifest) -> Manifest | None:
+    """Of two versions of the same passages the one that is nearer to their encoder's vectors; None where none is.
+
+    More bits are nearer, and so is less pooling.
+    """
+    cuts = {(made.chunking.passage_tokens, made.chunking.overlap_tokens) for made in (one, other)}
+    if one.encoder.fingerprint != other.encoder.fingerprint or len(cuts) > 1:
+        return None
+    return next((fine for fine, coarse in ((one, other), (other, one)) if _is_finer(fine, coarse)), None)
+
+
+def _is_finer(one: Manifest, other: Manifest) -> bool:
+    bits, pooled = one.codec.bits - other.codec.bits, one.chunking.pool_factor - other.chunking.pool_factor
+    return bits >= 0 >= pooled and (bits, pooled) != (0, 0)
+
+
 def measures_table(comparison: Comparison) -> list[dict[str, object]]:
     """A row for each measure: as served, exact, by words where that was asked for, and of the version beside it."""
     measured, beside = comparison.measured, comparison.beside

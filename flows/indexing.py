@@ -14,7 +14,7 @@ from index_format.change import Addition, Origin, refuse_other_encoder
 from index_format.doctor import refuse_unsafe_store
 from index_format.errors import CodebookChanged, CommitConflict, NothingToIndex
 from index_format.index import Index
-from index_format.manifest import CodebookRecord, Manifest, SegmentRecord
+from index_format.manifest import ChunkingRecord, CodebookRecord, Manifest, SegmentRecord
 from index_format.reports import read_report
 from index_format.segment import EncodedSegment
 from tasks import progress
@@ -48,8 +48,7 @@ def index_documents(
     if base is not None:
         refuse_other_encoder(base, checkpoint.record, where=index.address)
         refuse_other_settings(base, where=index.address, **parameters.settings)
-    else:
-        wanted_chunking(checkpoint, *parameters.cut)
+    chunking = base.chunking if base else wanted_chunking(checkpoint, *parameters.cut)
     watch, run_id = Stopwatch(), keys.new_id()
     try:
         with watch.stage("load"):
@@ -62,7 +61,7 @@ def index_documents(
         if base is None:
             refuse_unsafe_store(index.store)  # before hours of encoding; the commit looks again
         with watch.stage("encode"):
-            recipe = _recipe(index, base, checkpoint, parameters, staged.shards)
+            recipe = _recipe(index, base, checkpoint, chunking, parameters.bits or DEFAULT_BITS, staged.shards)
             segments = encode_shards(staged.shards, recipe)
         manifest, records = _publish(index, base, recipe, segments, origin, removed, watch)
         remove_receipts(recipe, staged.shards)
@@ -104,13 +103,16 @@ def assign_all(
 
 
 def _recipe(
-    index: Index, base: Manifest | None, checkpoint: Checkpoint, parameters: BuildParameters, shards: Sequence[Shard]
+    index: Index,
+    base: Manifest | None,
+    checkpoint: Checkpoint,
+    chunking: ChunkingRecord,
+    bits: int,
+    shards: Sequence[Shard],
 ) -> Recipe:
-    """How this run encodes: as the index was begun, or as the parameters say for a new one."""
+    """How this run encodes: as the index was begun, or with a codec of its own where there is none."""
     if base is not None:
         return Recipe.of(index.address, base, checkpoint.record)
-    chunking = wanted_chunking(checkpoint, *parameters.cut)
-    bits = parameters.bits or DEFAULT_BITS
     return Recipe(
         address=index.address,
         encoder_name=checkpoint.name,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from prefect import flow
 
-from flows.evaluation import Comparison, measure_version, refuse_worse, show_comparison, show_drift_of
+from flows.evaluation import Comparison, measure_beside, refuse_worse, show_comparison, show_drift_of
 from flows.parameters import ReindexParameters
 from flows.reindexing import keeps_vectors, renew_codebook, renew_vectors
 from flows.sight import progress_shown, show_summary
@@ -23,17 +23,28 @@ def reindex_index(parameters: ReindexParameters) -> Summary:
     index = Index.at(parameters.index)
     base = index.current()
     questions = read_questions(parameters.judged) if parameters.judged else None
-    only_codebook = keeps_vectors(base, parameters)
+    only_codebook, warnings = keeps_vectors(base, parameters), list[str]()
 
     def gate(proposed: Manifest) -> None:
-        if questions is None and not only_codebook:
-            return  # rankings of two encoders can only be compared by judgements
-        measured, beside = (measure_version(index, manifest, questions) for manifest in (proposed, base))
+        if questions is None and proposed.encoder.fingerprint != base.encoder.fingerprint:
+            warnings.append(_unmeasured(index.address))
+            return
+        measured, beside = measure_beside(index, proposed, base, questions)
         comparison = Comparison(index.address, measured, beside)
         show_comparison(comparison)
         refuse_worse(comparison, parameters.tolerance)
 
     with progress_shown(index.address):
         summary = renew_codebook(index, base, gate) if only_codebook else renew_vectors(index, base, parameters, gate)
-    drift = show_drift_of(index.address, show_summary(summary).version)
-    return replace(summary, drift=drift.segments, warnings=drift.warnings)
+    summary = show_summary(replace(summary, warnings=warnings))
+    drift = show_drift_of(index.address, summary.version)
+    return replace(summary, drift=drift.segments, warnings=[*warnings, *drift.warnings])
+
+
+def _unmeasured(address: str) -> str:
+    """Rankings of two encoders can only be compared by judgements."""
+    return (
+        f"{address}: nobody has measured whether the new encoder answers worse, as that takes questions with known "
+        "answers (--queries and --judgements, or judged in the flow's parameters). The old version stays: colonnade "
+        "eval compares the two, and colonnade rollback goes back."
+    )

@@ -28,7 +28,8 @@ from tasks import progress
 from tasks.drift import SegmentDrift
 
 EVERY_SECONDS = 10.0  # an update is two hundredths of a second of processor, and a build has an hour of them
-_SHOWN_REASONS = 100
+_SHOWN_ROWS = 100
+_SHOWN_CHARACTERS = 300  # of an id or a reason: nobody reads more, and an id may be a whole text by mistake
 
 Result = TypeVar("Result")
 
@@ -79,18 +80,41 @@ def show_summary(summary: Summary) -> Summary:
     numbers |= {f"tokens a second: {stage}": rate for stage, rate in summary.tokens_a_second.items()}
     show_numbers(numbers, summary.index)
     link_version(summary.index, summary.version)
-    reasons = read_report(Index.at(summary.index).files, summary.rejected_file)[:_SHOWN_REASONS]
-    if reasons:
-        create_table_artifact(key="set-aside", table=reasons, description=f"{summary.rejected} rows were set aside")
+    with _no_failure("set-aside"):
+        reasons = read_report(Index.at(summary.index).files, summary.rejected_file)
+        show_rows("set-aside", reasons, f"{summary.rejected} rows were set aside")
     for warning in summary.warnings:
         warn(warning)
     return summary
 
 
+@contextmanager
+def _no_failure(shown: str) -> Iterator[None]:
+    """What is shown is done already: a page that cannot be written makes no failure of a run that has published."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # whatever it is
+        get_run_logger().warning("%s could not be shown: %s", shown, error)
+
+
+def show_rows(key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
+    """Leave the first of some rows on the page, if there are any; their texts are cut where they are long."""
+    table = [{name: _shortened(value) for name, value in row.items()} for row in rows[:_SHOWN_ROWS]]
+    if table:
+        create_table_artifact(key=key, table=table, description=description)
+
+
+def _shortened(value: object) -> object:
+    if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
+        return f"{value[:_SHOWN_CHARACTERS]}…"
+    return value
+
+
 def show_numbers(numbers: Mapping[str, object], index: str) -> None:
     """Leave numbers on the page of this flow run."""
     rows = [{"what": name, "value": str(value)} for name, value in numbers.items()]
-    create_table_artifact(key="summary", table=rows, description=f"What this run did to {index}")
+    with _no_failure("summary"):
+        create_table_artifact(key="summary", table=rows, description=f"What this run did to {index}")
 
 
 def show_drift(index: str, drift: Sequence[SegmentDrift], recall_10: float | None) -> None:
@@ -103,13 +127,15 @@ def show_drift(index: str, drift: Sequence[SegmentDrift], recall_10: float | Non
 def link_version(index: str, version: int) -> None:
     """A link from the run to the manifest of a version."""
     place = index if "://" in index else Path(index).absolute().as_uri()
-    create_link_artifact(f"{place}/{keys.manifest(version)}", f"version {version} of {index}", key="version")
+    with _no_failure("version"):
+        create_link_artifact(f"{place}/{keys.manifest(version)}", f"version {version} of {index}", key="version")
 
 
 def warn(warning: str) -> str:
     """Say something that a person should see: in the log, and on the page by itself. Returns it."""
     get_run_logger().warning(warning)
-    create_markdown_artifact(f"**Warning.** {warning}", key="warning")
+    with _no_failure("warning"):
+        create_markdown_artifact(f"**Warning.** {warning}", key="warning")
     return warning
 
 

@@ -89,11 +89,15 @@ def evaluate(
 evaluate_task = as_task(evaluate, "evaluate")
 
 
-def evaluate_sample(address: str, manifest: Manifest, count: int) -> Evaluation:
-    """Measure how much of exact MaxSim a version finds, by `count` passages of its own that stand for queries."""
+def evaluate_sample(address: str, manifest: Manifest, count: int, reference: Manifest | None = None) -> Evaluation:
+    """Measure how much of exact MaxSim a version finds, by `count` passages that stand for queries.
+
+    Passages and exact MaxSim are those of `reference`, which has vectors of the same encoder; by default its own.
+    """
     snapshot = open_snapshot(Index.at(address), manifest)
-    vectors = sample_queries(snapshot, count)
-    served, exact = (rankings(snapshot, vectors, recall) for recall in ("balanced", "exact"))
+    measure_of = snapshot if reference is None else open_snapshot(Index.at(address), reference)
+    vectors = sample_queries(measure_of, count)
+    served, exact = rankings(snapshot, vectors, "balanced"), rankings(measure_of, vectors, "exact")
     return Evaluation(manifest.version, manifest.encoder.name, len(vectors), overlap(served, exact))
 
 

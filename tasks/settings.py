@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from encoding.checkpoint import Checkpoint
+from encoding.chunking import refuse_little_room
+from encoding.inputs import SideTokenizer
 from index_format.errors import InputError
 from index_format.manifest import ChunkingRecord, Manifest
 
@@ -27,6 +29,9 @@ def wanted_chunking(
         )
     tokens, overlap = passage_tokens or checkpoint.max_tokens, overlap_tokens or 0
     refuse_wide_overlap(tokens, overlap)
+    layout = checkpoint.layout
+    SideTokenizer(layout, layout.query)  # raises where no query could ever be asked
+    refuse_little_room(tokens, SideTokenizer(layout, layout.document).added)
     return ChunkingRecord(passage_tokens=tokens, overlap_tokens=overlap, pool_factor=pool or 1)
 
 

@@ -5,13 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 
 from encoding.layouts import colbert, multi_vector, plain, pylate
-from encoding.layouts.files import CONFIG, MODEL_SETTINGS, MODULES, read_modules, read_optional_json
-from encoding.layouts.layout import Layout
+from encoding.layouts.files import CONFIG, MODEL_SETTINGS, MODULES, first_line, read_modules, read_optional_json
+from encoding.layouts.layout import Layout, Side
 from index_format.errors import InputError
 
 
 def read_layout(folder: Path) -> Layout:
-    """The layout of a checkpoint's folder. Raises InputError that says what is missing."""
+    """The layout of a checkpoint's folder. Raises InputError that says what is missing or cannot be."""
+    try:
+        layout = _read(folder)
+        for side in (layout.query, layout.document):
+            _refuse_odd(side)
+    except (AttributeError, TypeError) as error:  # what is no text, number or object where its package has one
+        raise InputError(
+            f"encoder: a setting in the JSON files of {folder} is of another kind than expected "
+            f"({first_line(error)}). Use the files as the model's package saved them."
+        ) from error
+    return layout
+
+
+def _refuse_odd(side: Side) -> None:
+    texts = {"prompt": side.prompt, "marker": side.marker or ""}
+    texts |= {f"skipped word {word!r}": word for word in side.skip.words}
+    odd = [name for name, text in texts.items() if not isinstance(text, str)]
+    if odd or not isinstance(side.length, int):
+        raise TypeError(f"{odd[0]} is no text" if odd else f"length {side.length!r} is no integer")
+
+
+def _read(folder: Path) -> Layout:
     modules = read_modules(folder) if (folder / MODULES).is_file() else []
     kinds = [kind for kind, _ in modules]
     settings = read_optional_json(folder / MODEL_SETTINGS)

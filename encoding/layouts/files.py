@@ -21,6 +21,7 @@ TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 MODEL_SETTINGS = "config_sentence_transformers.json"
 MODULES = "modules.json"
 
+_POSITIONS = "max_position_embeddings"  # in its configuration; a few architectures have none
 _USUAL_TOKENS = {"mask_token": ("[MASK]", "<mask>"), "eos_token": ("</s>",), "pad_token": ("[PAD]", "<pad>")}
 
 Settings = dict[str, Any]
@@ -106,7 +107,7 @@ def tensor(folder: Path, name: str) -> Any:
     for path in weight_files(folder):
         try:
             found = _tensor(path, name)
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
             raise InputError(
                 f"encoder: {path} cannot be read as tensors ({first_line(error)}). It is damaged, or holds code, "
                 "which is never run."
@@ -126,6 +127,10 @@ def rows(projection: Projection) -> int:
     weight = tensor(projection.folder, projection.tensor)
     if weight is None:
         raise InputError(f"encoder: the weights in {projection.folder} lack {projection.tensor}.")
+    if weight.ndim != 2:
+        raise InputError(
+            f"encoder: {projection.tensor} in {projection.folder} has {weight.ndim} axes, expected rows and columns."
+        )
     return int(weight.shape[0])
 
 
@@ -137,13 +142,13 @@ def special_token(folder: Path, name: str) -> str | None:
             value = value.get("content")
         if isinstance(value, str):
             return value
-    vocabulary = (folder / TOKENIZER).read_text(encoding="utf-8")
+    vocabulary = (folder / TOKENIZER).read_text(encoding="utf-8", errors="replace")  # a damaged one is refused later
     return next((token for token in _USUAL_TOKENS[name] if f'"{token}"' in vocabulary), None)
 
 
 def positions(folder: Path, config: Settings) -> int:
     """Tokens that the transformer has positions for."""
-    most = positive(config, "max_position_embeddings", folder / CONFIG)
+    most = positive(config, _POSITIONS, folder / CONFIG)
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         return most - 2  # these begin to count after the padding token
     return most
@@ -154,7 +159,8 @@ def usual_length(folder: Path, config: Settings) -> int:
     path = folder / TRANSFORMER_SETTINGS
     settings = read_optional_json(path)
     if settings.get("max_seq_length") is not None:
-        return positive(settings, "max_seq_length", path)
+        made_for = positive(settings, "max_seq_length", path)
+        return min(made_for, positions(folder, config)) if _POSITIONS in config else made_for
     tokenizer_most = read_optional_json(folder / "tokenizer_config.json").get("model_max_length")
     most = positions(folder, config)
     return min(most, tokenizer_most) if isinstance(tokenizer_most, int) and tokenizer_most > 0 else most

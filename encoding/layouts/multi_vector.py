@@ -23,7 +23,7 @@ def read(folder: Path, modules: Modules, settings: files.Settings) -> Layout:
     if own.get("processing_kwargs"):
         raise InputError(f"encoder: {backbone / files.TRANSFORMER_SETTINGS} has processing_kwargs, not supported.")
     dense = projections(modules)
-    usual = files.usual_length(backbone, config)
+    usual, most = files.usual_length(backbone, config), files.positions(backbone, config)
     prompts = settings.get("prompts") or {}
     passages = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), None)
     skips = _skips(modules)
@@ -31,9 +31,9 @@ def read(folder: Path, modules: Modules, settings: files.Settings) -> Layout:
         kind="MultiVectorEncoder",
         backbone=backbone,
         dim=files.rows(dense[-1]) if dense else files.positive(config, "hidden_size", backbone / files.CONFIG),
-        query=_query(backbone, own, usual, prompts.get("query") or "", skips["query"]),
+        query=_query(backbone, own, usual, most, prompts.get("query") or "", skips["query"]),
         document=Side(
-            length=min(own.get("document_length") or usual, files.positions(backbone, config)),
+            length=min(own.get("document_length") or usual, most),
             prompt=passages or "",
             skip=skips["document"],
         ),
@@ -42,13 +42,13 @@ def read(folder: Path, modules: Modules, settings: files.Settings) -> Layout:
     )
 
 
-def _query(backbone: Path, own: files.Settings, usual: int, prompt: str, skip: Skip) -> Side:
-    most = own.get("query_length") or usual
+def _query(backbone: Path, own: files.Settings, usual: int, positions: int, prompt: str, skip: Skip) -> Side:
+    most = min(own.get("query_length") or usual, positions)
     wanted = own.get("query_expansion")
     if not wanted:
         return Side(length=most, prompt=prompt, skip=skip)
     path = backbone / files.TRANSFORMER_SETTINGS
-    length = files.positive(wanted, "length", path)
+    length = min(files.positive(wanted, "length", path), positions)
     filling = wanted.get("token") or files.special_token(backbone, "mask_token")
     filling = filling or files.special_token(backbone, "eos_token")
     if not filling or wanted.get("strategy") not in ("fixed", "min"):

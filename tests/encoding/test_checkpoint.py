@@ -104,6 +104,12 @@ def test_an_encoder_without_a_setting_takes_all_its_positions(folder: Path) -> N
     assert open_checkpoint(str(folder)).max_tokens == 512
 
 
+def test_an_architecture_without_positions_takes_what_its_setting_says(folder: Path) -> None:
+    """Some count distances between tokens, and name no most."""
+    (folder / CONFIG).write_text(json.dumps({"hidden_size": 32}))
+    assert open_checkpoint(str(folder)).max_tokens == 128
+
+
 @pytest.mark.parametrize("name", ["no-such-model", "too/many/parts", "../gone", ""])
 def test_an_unknown_name_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what it could have been."""

@@ -150,7 +150,7 @@ def test_what_the_encoder_adds_is_left_room_for(tokenizer: Tokenizer) -> None:
     text = " ".join(SENTENCES)
     passages = Chunker(tokenizer, passage_tokens=LIMIT, markers=10).passages(text)
     assert all(_tokens(tokenizer, passage.encoded_text) <= LIMIT - 10 for passage in passages)
-    with pytest.raises(InputError, match="leave 12 for text, the encoder adds 20"):
+    with pytest.raises(InputError, match="of 32 the encoder's prompt and markers take 20, which leaves 12 for text"):
         Chunker(tokenizer, passage_tokens=LIMIT, markers=20)
 
 

@@ -67,7 +67,9 @@ def test_attention_is_sdpa_whatever_the_files_ask_for(folder: Path, asked: str |
         "scaled_dot_product_attention",
         lambda *given, **more: calls.append(1) or attend(*given, **more),
     )
-    _encoder(folder).encode_query(TEXT)
+    encoder = _encoder(folder)
+    calls.clear()  # of the token that is tried when a model is loaded
+    encoder.encode_query(TEXT)
     assert len(calls) == json.loads((folder / "config.json").read_text())["num_hidden_layers"]
 
 
@@ -123,6 +125,91 @@ def test_settings_that_cannot_be_kept_are_refused(
     _change(folder / file, **changes)
     with pytest.raises(InputError, match=said):
         _encoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "changes", "said"),
+    [
+        ("pylate-bert", SETTINGS, {"prompts": ["a"]}, "'list' object"),
+        ("pylate-bert", SETTINGS, {"prompts": {"a": 3}, "default_prompt_name": "a"}, "prompt is no text"),
+        ("pylate-bert", SETTINGS, {"query_prefix": 7}, "marker is no text"),
+        ("pylate-bert", SETTINGS, {"skiplist_words": [5]}, "skipped word 5 is no text"),
+        ("pylate-bert", SETTINGS, {"document_length": "40"}, "'str' and 'int'|'int' and 'str'"),
+        ("pylate-bert", SETTINGS, {"document_length": 39.5}, r"length 39\.5 is no integer"),
+        ("colbert-bert", "artifact.metadata", {"config": [1]}, "'list' object"),
+        ("multi-vector-bert", "sentence_bert_config.json", {"query_expansion": "fixed"}, "'str' object"),
+    ],
+    indirect=["folder"],
+)
+def test_settings_of_another_kind_are_refused(folder: Path, file: str, changes: dict[str, object], said: str) -> None:
+    """Whatever is wrong with them, the error names the folder and says what to do."""
+    _change(folder / file, **changes)
+    with pytest.raises(
+        InputError, match=rf"setting in the JSON files of .*model is of another kind .*({said}).*Use the"
+    ):
+        _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+@pytest.mark.parametrize(
+    ("shape", "fill", "said"),
+    [
+        ((16, 20), 1.0, "parts of .* do not fit together"),
+        ((16,), 1.0, r"linear\.weight in .*1_Dense has 1 axes"),
+        ((16, 32), float("nan"), "makes vectors that are not numbers"),
+    ],
+)
+def test_a_projection_that_cannot_be_is_refused_when_it_is_loaded(
+    folder: Path, shape: tuple[int, ...], fill: float, said: str
+) -> None:
+    """Not after an hour of encoding, and never by an index of vectors that are no numbers."""
+    save_file({"linear.weight": torch.full(shape, fill)}, folder / "1_Dense" / "model.safetensors")
+    with pytest.raises(InputError, match=said):
+        _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+def test_a_tokenizer_of_another_model_is_refused_by_its_tokens(folder: Path) -> None:
+    """The weights have no vector for some of them; a GPU would end the process there."""
+    tensors = load_file(folder / "model.safetensors")
+    (name,) = [one for one in tensors if "word_embeddings" in one]
+    tensors[name] = tensors[name][:20].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _change(folder / "config.json", vocab_size=20)
+    with pytest.raises(InputError, match=r"has the token \d+, and the weights know 20 tokens"):
+        _encoder(folder).encode_query(TEXT)
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+def test_files_that_are_no_text_and_tensors_that_are_no_table_are_refused(folder: Path) -> None:
+    """Whatever layout looks into them first."""
+    weights = folder / "1_Dense" / "model.safetensors"
+    weights.rename(folder / "kept")
+    torch.save([1], weights.with_name("pytorch_model.bin"))
+    with pytest.raises(InputError, match=r"pytorch_model\.bin cannot be read as tensors"):
+        _encoder(folder)
+    (folder / "kept").rename(weights)
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "tokenizer.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"tokenizer\.json is not a tokenizer|no mask, end or padding token"):
+        _encoder(folder)
+
+
+@pytest.mark.parametrize("folder", ["multi-vector-bert"], indirect=True)
+@pytest.mark.parametrize("plain", [True, False])
+def test_no_text_is_longer_than_there_are_positions_for(folder: Path, plain: bool) -> None:
+    """Whatever the settings say; its package fails there."""
+    if plain:
+        (folder / SETTINGS).unlink()
+        modules = json.loads((folder / "modules.json").read_text())
+        (folder / "modules.json").write_text(json.dumps(modules[:1]))
+        (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 5000}')
+    else:
+        _change(folder / "sentence_bert_config.json", query_expansion=None, query_length=5000, document_length=5000)
+    encoder = _encoder(folder)
+    (((_, document),),) = encoder.encode(["copper meadow " * 400])
+    assert max(len(document), len(encoder.encode_query("copper meadow " * 400))) <= 64
+    assert encoder.checkpoint.max_tokens == 64
 
 
 @pytest.mark.parametrize("folder", ["colbert-bert"], indirect=True)

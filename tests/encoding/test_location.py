@@ -44,6 +44,15 @@ def test_a_bucket_without_a_model_is_told_from_one_that_cannot_be_read(fresh_s3_
         open_checkpoint("s3://no-such-bucket-here/x")
 
 
+@pytest.mark.parametrize(
+    "name", ["", "s3://", "s3:///models", "~nobody-here/model", "a\0b", "x" * 5000, "owner/name@main", "http://a/b"]
+)
+def test_what_names_no_place_is_refused_with_the_places_there_are(name: str) -> None:
+    """Nothing is looked for in a folder that happens to be called so."""
+    with pytest.raises(InputError, match=r"was not found\. Name 'embedded', a folder, s3://bucket/prefix, or a model"):
+        open_checkpoint(name)
+
+
 @pytest.fixture
 def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The hub's own cache, empty, on a machine without a connection."""

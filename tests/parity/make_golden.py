@@ -155,6 +155,8 @@ def pylate(out: Path) -> None:
     chosen = {name: variants[name] for name in ("default", "attend", "no-expansion")}
     write_variants(modern, "config_sentence_transformers.json", chosen, encode)
     write_pooled(out / "pooling.npz", pylate_models.ColBERT(str(modern), device="cpu"))
+    # Last: PyLate draws random numbers whenever it loads a model, and what is pooled is random too.
+    write_variants(modern, "config_sentence_transformers.json", {"prompt": variants["prompt"]}, encode)
 
 
 def write_pooled(path: Path, model: Any) -> None:
