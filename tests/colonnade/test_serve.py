@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from colonnade.client import Client, Refused
 from encoding.encoder import load_encoder, load_encoder_of
 from index_format.index import Index
+from serving.http.parts import NewDocument
 from serving.keys import make_key, write_keys
 from tests.colonnade.command import runner
 from tests.serving.vectors import add_texts
@@ -69,6 +70,20 @@ def test_a_gpu_is_left_alone_where_the_processor_was_chosen(
         for number, handler in before.items():
             signal.signal(number, handler)
     assert "cannot listen" in told.err
+
+
+def test_what_is_added_over_http_is_encoded_where_the_server_was_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On the processor, and no GPU is claimed. This torch would fail on a GPU that it is told is there."""
+    index, started = Index.at(tmp_path / "index"), {}
+    add_texts(index, load_encoder("embedded", "cpu"), {"bees": "Bees make honey."})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("colonnade.server.run_server", lambda *_, **given: started.update(given))
+    assert runner(monkeypatch, capfd)("serve", index.address, "--device", "cpu", "--writable").code == 0
+    document = NewDocument(id="cats", text="Cats sleep all day.", title=None, metadata={})
+    written = started["writer"].add([document])
+    assert (written.version, written.added) == (2, 1)
 
 
 @pytest.mark.slow
