@@ -158,6 +158,18 @@ def test_a_body_that_is_no_json_object_is_refused(client: TestClient, body: byte
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/batch-search", "/v1/encode", "/v1/rerank"])
+def test_a_body_that_does_not_say_that_it_is_json_is_refused(client: TestClient, path: str) -> None:
+    """A page of another site may send such ones; JSON by another name will do."""
+    body = {"/v1/search": '{"query": "bees"}', "/v1/batch-search": '{"queries": [{"query": "bees"}]}'}
+    content = body.get(path, '{"texts": ["bees"]}' if path == "/v1/encode" else '{"query": "bees", "texts": ["a"]}')
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a", ""):
+        refused = client.post(path, content=content, headers={"Content-Type": kind})
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request"), kind
+    for kind in ("application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json"):
+        assert client.post(path, content=content, headers={"Content-Type": kind}).status_code == 200, kind
+
+
 @pytest.mark.parametrize("body", [b'{"query": "\xff"}', b"[" * 100_000, b'{"query": "a", "k": ' + b"9" * 5000 + b"}"])
 def test_a_body_that_no_parser_takes_is_refused(client: TestClient, body: bytes) -> None:
     """Bytes that are not UTF-8, deep nesting and endless numbers: the client's fault, without a trace."""
