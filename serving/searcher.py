@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from encoding.encoder import Encoder
 from index_format.change import refuse_other_encoder
 from index_format.errors import ColonnadeError, IndexNotFound, ObjectMissing, StorageError
+from index_format.files import FileCache
 from index_format.index import Index
 from index_format.manifest import Manifest
 from serving.device import Device
@@ -132,6 +133,11 @@ class Searcher:
             search_ms=search_ms,
             explanation=explanation,
         )
+
+    @property
+    def files(self) -> FileCache:
+        """The files of the index on this machine."""
+        return self._index.files
 
     @property
     def uses_gpu(self) -> bool:

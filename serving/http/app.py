@@ -110,6 +110,8 @@ def _tell_state(metrics: Metrics, searcher: Searcher) -> None:
     metrics.passages.set_function(lambda: searcher.snapshot.manifest.passages)
     metrics.set_aside.set_function(lambda: searcher.fault is not None)
     metrics.index_bytes.set_function(lambda: sum(file.size for file in searcher.snapshot.manifest.files()))
+    metrics.file_cache_bytes.set_function(searcher.files.used_bytes)
+    metrics.read_files(searcher.files.counts)
     metrics.filter_bytes.set_function(lambda: searcher.snapshot.matches.bytes)
     metrics.read_filter_lookups(lambda: searcher.snapshot.matches.lookups)
     if searcher.uses_gpu:

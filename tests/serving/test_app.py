@@ -16,6 +16,7 @@ import serving.http.app
 from colonnade.server import Place
 from encoding.encoder import Encoder
 from index_format.index import Index
+from index_format.store import MemoryStore
 from serving.http.app import make_app
 from serving.http.pages import STATIC
 from serving.http.parts import Settings
@@ -362,6 +363,25 @@ def test_the_metrics_say_what_happened(tmp_path: Path, encoder: Encoder) -> None
         assert (told["colonnade_version"], told["colonnade_newest_version"]) == (1, 2)
         assert told["colonnade_version_set_aside"] == 1
         assert 0 < told["colonnade_lag_seconds"] < _values(client)["colonnade_lag_seconds"]
+
+
+def test_the_metrics_tell_of_files_that_were_fetched(tmp_path: Path, encoder: Encoder) -> None:
+    """Of an index that is not on this machine: all of them at the first start, none at the next one."""
+    store = MemoryStore()
+    add_texts(Index(store, tmp_path), encoder, TEXTS)
+    lookups = 'colonnade_file_lookups_total{{result="{}"}}'
+    for start in ("cold", "warm"):
+        index = Index(store, tmp_path / "cache")
+        with TestClient(make_app(Searcher(index, encoder), "i", Settings(refresh_seconds=3600))) as client:
+            told = _values(client)
+        files = index.current().files()
+        fetched = sum(file.size for file in files) if start == "cold" else 0
+        assert told["colonnade_file_fetched_bytes_total"] == fetched
+        hits, misses = told[lookups.format("hit")], told[lookups.format("miss")]
+        assert (hits, misses) == ((0, len(files)) if start == "cold" else (len(files), 0))
+        assert told["colonnade_file_cache_bytes"] == sum(file.size for file in files)
+        assert told['colonnade_damaged_files_total{where="cache"}'] == 0
+        assert told['colonnade_damaged_files_total{where="index"}'] == 0
 
 
 def test_the_dashboard_asks_only_for_series_that_there_are(client: TestClient) -> None:
