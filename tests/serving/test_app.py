@@ -24,7 +24,7 @@ from serving.http.schemas import MAX_QUERY_CHARACTERS
 from serving.keys import KeyRing, make_key, write_keys
 from serving.search import MAX_K
 from serving.searcher import Searcher
-from tests.serving.vectors import add_texts
+from tests.serving.vectors import add_texts, reindexed
 
 TEXTS = {
     "bees": "Bees make honey.",
@@ -316,6 +316,25 @@ def test_a_new_version_is_served_within_five_seconds(tmp_path: Path, encoder: En
             time.sleep(0.05)
         answer = running.post("/v1/search", json={"query": "What floats on water?", "k": 1}).json()
     assert (answer["version"], answer["hits"][0]["document_id"]) == (2, "ice")
+
+
+def test_a_version_of_another_encoder_is_a_conflict(tmp_path: Path, encoder: Encoder) -> None:
+    """409 on every route that takes a version, with both names; what is served is answered."""
+    index = reindexed(tmp_path / "index", encoder)
+    bodies: dict[str, dict[str, object]] = {
+        "/v1/search": {"query": "honey"},
+        "/v1/batch-search": {"queries": [{"query": "honey"}]},
+        "/v1/documents/fetch": {"ids": ["bees"]},
+        "/v1/rerank": {"query": "honey", "texts": ["bees"]},
+    }
+    with TestClient(make_app(Searcher(index, encoder), index.address)) as client:
+        for path, body in bodies.items():
+            refused = client.post(path, json={**body, "version": 1})
+            assert (refused.status_code, refused.json()["code"]) == (409, "other_encoder"), path
+            assert "theirs" in refused.json()["message"]
+            assert encoder.record.name in refused.json()["message"]
+            assert client.post(path, json={**body, "version": 2}).json()["version"] == 2
+        assert client.get("/v1/columns?version=1").status_code == 409
 
 
 def test_a_version_that_is_set_aside_is_told(tmp_path: Path, encoder: Encoder) -> None:
