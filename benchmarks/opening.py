@@ -136,7 +136,7 @@ def near_to(vectors: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
     """Others around vectors float32 [n, D], each of length 1, as far away as a text's are from their centroids."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     others = unit + rng.normal(size=unit.shape) * (_SPREAD / DIM**0.5)
-    return (others / np.linalg.norm(others, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(others / np.linalg.norm(others, axis=1, keepdims=True), np.float32)
 
 
 def random_centroids() -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -19,6 +19,8 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from index_format.errors import ColonnadeError, InputError
 from index_format.filters import Comparison, Filter
@@ -122,10 +124,15 @@ class ScopedRoute(APIRoute):
         self.is_queued = bool((settings.get("openapi_extra") or {}).get(_QUEUED))
         super().__init__(path, endpoint, **settings)
 
+    async def past_layers(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Answer a request to this route without what FastAPI and Starlette have around it. Of ASGI."""
+        response = await self.handle_request(Request(scope, receive, send))
+        await response(scope, receive, send)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = self._answer_queued if self.is_queued else super().get_route_handler()
 
-        async def handle(request: Request) -> Response:
+        async def handle_request(request: Request) -> Response:
             gate: Gate = request.app.state.gate
             start = time.perf_counter()
             request.state.told = {}
@@ -146,10 +153,13 @@ class ScopedRoute(APIRoute):
             asyncio.get_running_loop().call_soon(self._tell, *told)
             return response
 
-        return handle
+        self.handle_request = handle_request
+        return handle_request
 
     async def _answer_queued(self, request: Request) -> Response:
-        model = self.dependant.body_params[0].field_info.annotation
+        (body,) = self.dependant.body_params
+        model = body.field_info.annotation
+        assert isinstance(model, type)
         response: Response = await self.endpoint(body=await read_body(request, model), request=request)
         return response
 
