@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import UTC, datetime
-
-import msgspec
 
 from serving.faults import places_of
 
@@ -22,7 +21,7 @@ class JsonLines(logging.Formatter):
         line |= getattr(record, "line", {})
         if record.exc_info and record.exc_info[1]:
             line["error"] = places_of(record.exc_info[1])
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return json.dumps(line, default=str)
 
 
 def configure() -> None:

@@ -125,7 +125,7 @@ class ScopedRoute(APIRoute):
         super().__init__(path, endpoint, **settings)
 
     async def past_layers(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Answer a request to this route without what FastAPI and Starlette have around it. Of ASGI."""
+        """This route as an application of its own, without what FastAPI and Starlette have around it."""
         response = await self.handle_request(Request(scope, receive, send))
         await response(scope, receive, send)
 
