@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
@@ -42,6 +43,7 @@ from serving.snapshot import open_snapshot
 DIM, BITS, CENTROIDS = 384, 4, 4096
 ENCODER = EncoderRecord(name="synthetic", fingerprint="0" * 64, dim=DIM)
 _OPEN = "open"
+_SPREAD = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +117,40 @@ class CountingStore(LocalStore):
         super().create(key, data)
 
 
-def write_index(root: Path, shape: Shape) -> Index:
-    """Publish an index of the given shape as one version."""
-    index = Index(LocalStore(root))
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token vectors around each centroid, compressed. codes: uint8 [C, N, B], scales: float16 [C, N]."""
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float16]
+
+    @staticmethod
+    def around(centroids: NDArray[np.float32], codec: Codec) -> Tokens:
+        """Eight around each of the centroids, float32 [C, D]."""
+        near = np.repeat(centroids, 8, axis=0)
+        codes, scales = codec.compress(near_to(near, np.random.default_rng(1)))
+        return Tokens(codes.reshape(len(centroids), 8, -1), scales.reshape(len(centroids), 8))
+
+
+def near_to(vectors: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Others around vectors float32 [n, D], each of length 1, as far away as a text's are from their centroids."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    others = unit + rng.normal(size=unit.shape) * (_SPREAD / DIM**0.5)
+    return np.asarray(others / np.linalg.norm(others, axis=1, keepdims=True), np.float32)
+
+
+def random_centroids() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The mean of every index here, float32 [D], and its centroids, float32 [C, D]."""
     rng = np.random.default_rng(0)
-    mean = rng.normal(size=DIM).astype(np.float32)
-    book = rng.normal(size=(CENTROIDS, DIM)).astype(np.float32)
+    return rng.normal(size=DIM).astype(np.float32), rng.normal(size=(CENTROIDS, DIM)).astype(np.float32)
+
+
+def write_index(root: Path, shape: Shape, *, like_texts: bool = False) -> Index:
+    """Publish an index of the given shape as one version.
+
+    like_texts: whether tokens lie around the centroids that their passage touches; random codes lie anywhere.
+    """
+    index, (mean, book) = Index(LocalStore(root)), random_centroids()
     book_id = keys.new_id()
     settings = Addition(
         encoder=ENCODER,
@@ -140,16 +170,19 @@ def write_index(root: Path, shape: Shape) -> Index:
         segments=[],
     )
     codec = Codec(mean, BITS)
+    around = Tokens.around(book, codec) if like_texts else None
     segments = [
-        write_random_segment(index, codec, shape, number)
+        write_random_segment(index, codec, shape, number, around)
         for number in track(range(shape.segments), "Writing", console=Console(stderr=True))
     ]
     _publish(index, settings, segments)
     return index
 
 
-def write_random_segment(index: Index, codec: Codec, shape: Shape, number: int) -> SegmentRecord:
-    """One segment of random codes; every passage is a document of its own."""
+def write_random_segment(
+    index: Index, codec: Codec, shape: Shape, number: int, around: Tokens | None = None
+) -> SegmentRecord:
+    """One segment of random codes, or of tokens around centroids; every passage is a document of its own."""
     rng = np.random.default_rng(number)
     tokens = shape.passages * shape.tokens
     rows = np.arange(shape.passages, dtype=np.uint32)
@@ -160,22 +193,28 @@ def write_random_segment(index: Index, codec: Codec, shape: Shape, number: int) 
         "title": [None] * len(rows),
         "text": texts,
     }
+    # As many distinct centroids as an encoder's text has, about two thirds of its tokens, drawn not computed.
+    touched = max(1, shape.tokens * 2 // 3)
+    steps = rng.integers(1, CENTROIDS // touched, (shape.passages, touched))
+    ids = np.cumsum(steps, axis=1) - 1
+    if around is None:
+        codes, scales = rng.integers(0, 256, (tokens, codec.row_bytes), np.uint8), np.full(tokens, 0.01, np.float16)
+    else:
+        chosen = ids[:, np.arange(shape.tokens) % touched].ravel(), rng.integers(0, around.scales.shape[1], tokens)
+        codes, scales = around.codes[chosen], around.scales[chosen]
     spans = {"start": np.zeros_like(rows), "end": np.array([len(text) for text in texts], np.uint32)}
     content = SegmentContent(
         encoder=ENCODER.fingerprint,
         documents=pa.table(columns, schema=schema.documents_schema(None)),
         passages=pa.table({"document": rows, "number": np.zeros_like(rows), **spans}, schema=schema.PASSAGES),
         offsets=exclusive_sum(np.full(shape.passages, shape.tokens)),
-        codes=rng.integers(0, 256, (tokens, codec.row_bytes), np.uint8),
-        scales=np.full(tokens, 0.01, np.float16),
+        codes=codes,
+        scales=scales,
     )
     segment = write_segment(index.store, content)
-    # As many distinct centroids as an encoder's text has, about two thirds of its tokens, drawn not computed.
-    touched = max(1, shape.tokens * 2 // 3)
-    steps = rng.integers(1, CENTROIDS // touched, (shape.passages, touched))
     arrays = {
         "offsets": exclusive_sum(np.full(shape.passages, touched)),
-        "ids": (np.cumsum(steps, axis=1) - 1).astype(schema.centroid_id_dtype(CENTROIDS)).ravel(),
+        "ids": ids.astype(schema.centroid_id_dtype(CENTROIDS)).ravel(),
     }
     file = write_object(index.store, keys.centroids(segment.id, keys.new_id()), write_npz(arrays))
     return segment.with_centroids(file)

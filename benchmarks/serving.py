@@ -73,22 +73,26 @@ def served(index: str, *options: str, log: IO[str] | int = subprocess.DEVNULL) -
 
 
 def overhead(address: str, queries: Sequence[str]) -> None:
-    """Print the time of a query as a client sees it, and what of it was neither encoding nor search."""
+    """Print the time of a query as a client sees it, and what of it was neither encoding nor search.
+
+    From the request to the last byte of the answer: what the client makes of those is its own affair.
+    """
     whole, own = [], []
     connection = HTTPConnection(urlsplit(address).netloc, timeout=60)  # of all clients, it adds the least of its own
     for query in [*queries[:20], *queries]:
-        start = time.perf_counter()
         body = json.dumps({"query": query}).encode()
+        start = time.perf_counter()
         connection.request("POST", "/v1/search", body, {"Content-Type": "application/json"})
-        answer = json.loads(connection.getresponse().read())
+        read = connection.getresponse().read()
         whole.append(1000 * (time.perf_counter() - start))
+        answer = json.loads(read)
         own.append(answer["encode_ms"] + answer["search_ms"])
     connection.close()
     whole, own = whole[20:], own[20:]
     added = [one - other for one, other in zip(whole, own, strict=True)]
     print(
         f"one client: p50 {statistics.median(whole):.2f} ms, encode and search {statistics.median(own):.2f}; "
-        f"HTTP, queue and client add p50 {statistics.median(added):.2f}, least {min(added):.2f}"
+        f"HTTP and queue add p50 {statistics.median(added):.2f}, least {min(added):.2f}"
     )
 
 

@@ -17,6 +17,7 @@ from index_format.index import Index
 from index_format.manifest import ChunkingRecord, Manifest
 from index_format.reports import read_report
 from index_format.segment import EncodedSegment
+from serving.device import Device
 from tasks.assign_centroids import assign_centroids
 from tasks.device import gpu_kept
 from tasks.encode_shard import Recipe, calibrate_codec, encode_shard, remove_receipts
@@ -29,10 +30,17 @@ from tasks.train_codebook import train_codebook
 _CODEBOOKS = 3  # how often a codebook may be replaced under one change before it gives up
 
 
-def add_source(index: Index, source: Source, encoder: str | None = None, settings: Settings | None = None) -> Change:
+def add_source(
+    index: Index,
+    source: Source,
+    encoder: str | None = None,
+    settings: Settings | None = None,
+    device: Device | None = None,
+) -> Change:
     """Bring the documents of a source into an index, which is begun where there is none, as one new version.
 
     encoder: where the index's own is now, or the one to begin with. settings: of a new index.
+    device: what encodes; by default a GPU where there is one.
     Raises InputError, NothingToIndex for a new index without documents, and what the steps raise.
     """
     index.refuse_foreign_directory()
@@ -46,7 +54,8 @@ def add_source(index: Index, source: Source, encoder: str | None = None, setting
     try:
         staged = stage_documents(source, index.address, run_id, base)
         with gpu_kept():
-            manifest = _add(index, base, checkpoint, settings or Settings(), staged) if staged.shards else None
+            settings = settings or Settings()
+            manifest = _add(index, base, checkpoint, settings, staged, device) if staged.shards else None
     finally:
         remove_staged(index.address, run_id)
     rows = read_report(index.files, staged.rejected_file)
@@ -88,15 +97,20 @@ def _deleted(index: Index, manifest: Manifest | None, wanted: int | None) -> Cha
 
 
 def _add(
-    index: Index, base: Manifest | None, checkpoint: Checkpoint, settings: Settings, staged: StagedDocuments
+    index: Index,
+    base: Manifest | None,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    staged: StagedDocuments,
+    device: Device | None,
 ) -> Manifest | None:
     """Encode what was staged and publish it."""
     if base is None:
         refuse_unsafe_store(index.store)
-        recipe = _new_recipe(index, checkpoint, settings, staged.shards)
+        recipe = _new_recipe(index, checkpoint, settings, staged.shards, device)
     else:
         recipe = Recipe.of(index.address, base, checkpoint.record)
-    encoded = [encode_shard(shard, recipe) for shard in staged.shards]
+    encoded = [encode_shard(shard, recipe, device) for shard in staged.shards]
     origin = Origin("add" if base else "build", rejected=staged.rejected, rejected_file=staged.rejected_file)
     manifest = _publish(index, base, recipe, encoded, origin)
     remove_receipts(recipe, staged.shards)
@@ -118,13 +132,16 @@ def _publish(
     raise CommitConflict(f"{index.address}: its codebook was replaced {_CODEBOOKS} times. Run again later.")
 
 
-def _new_recipe(index: Index, checkpoint: Checkpoint, settings: Settings, shards: Sequence[Shard]) -> Recipe:
+def _new_recipe(
+    index: Index, checkpoint: Checkpoint, settings: Settings, shards: Sequence[Shard], device: Device | None
+) -> Recipe:
     chunking = _new_chunking(checkpoint, settings)
+    codec = calibrate_codec(index.address, shards, checkpoint.name, chunking, settings.bits, device=device)
     return Recipe(
         address=index.address,
         encoder_name=checkpoint.name,
         encoder=checkpoint.record,
-        codec=calibrate_codec(index.address, shards, checkpoint.name, chunking, settings.bits),
+        codec=codec,
         chunking=chunking,
     )
 

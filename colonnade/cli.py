@@ -179,7 +179,7 @@ def search(
     from encoding.encoder import load_encoder_of
     from index_format.filters import parse_filter
     from index_format.index import Index
-    from serving.device import choose_device
+    from serving.device import choose_device, choose_encoder_device
     from serving.hybrid import Fusion
     from serving.query import SearchQuery
     from serving.searcher import Searcher
@@ -189,7 +189,7 @@ def search(
     matching = None if where is None else parse_filter(where)
     place = Index.at(index)
     chosen = choose_device(device)
-    loaded = load_encoder_of(place.current().encoder, encoder, None if device == "auto" else chosen)
+    loaded = load_encoder_of(place.current().encoder, encoder, choose_encoder_device(device))
     searcher = Searcher(place, loaded, chosen)
     fusion = None if hybrid is None else Fusion(hybrid, weight)
     answer = searcher.search(SearchQuery(query, k=k, recall=recall, matching=matching, fusion=fusion))

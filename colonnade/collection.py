@@ -70,7 +70,7 @@ class Collection:
         """The index at a directory or `s3://bucket/prefix`; where there is none, the first `add` begins it.
 
         encoder: "embedded", a folder, s3://, or owner/name on the Hugging Face hub; by default the index's own, and
-        "embedded" for a new one. settings: of a new index. device: what scores passages.
+        "embedded" for a new one. settings: of a new index. device: what encodes and scores.
         """
         self._index = Index.at(address)
         self._encoder = encoder
@@ -113,12 +113,14 @@ class Collection:
         """
         from colonnade.changes import add_source
         from colonnade.given import as_source
+        from serving.device import choose_encoder_device
 
         self._refuse_pinned()
+        device = choose_encoder_device(self._device)
         columns = {"id_column": id_column, "text_column": text_column, "title_column": title_column}
         with tempfile.TemporaryDirectory() as folder:
             source = as_source(documents, Path(folder), columns)
-            return self._refreshed(add_source(self._index, source, self._encoder, self._settings))
+            return self._refreshed(add_source(self._index, source, self._encoder, self._settings, device))
 
     def delete(self, ids: Iterable[str] | None = None, *, where: Where = None) -> Change:
         """Delete documents as one new version: those with some ids, or those that match a filter."""
@@ -320,13 +322,14 @@ class Collection:
     def _searcher(self) -> Searcher:
         """Opened when first asked for."""
         from encoding.encoder import load_encoder_of
-        from serving.device import choose_device
+        from serving.device import choose_device, choose_encoder_device
         from serving.searcher import Searcher
 
         with self._opening:
             if self._opened is None:
-                encoder = load_encoder_of((self._pinned or self._index.current()).encoder, self._encoder)
-                self._opened = Searcher(self._index, encoder, choose_device(self._device), self._pinned)
+                scores_on, encodes_on = choose_device(self._device), choose_encoder_device(self._device)
+                encoder = load_encoder_of((self._pinned or self._index.current()).encoder, self._encoder, encodes_on)
+                self._opened = Searcher(self._index, encoder, scores_on, self._pinned)
             return self._opened
 
     def _answers(self, queries: Sequence[Query], ask: Callable[[Query], SearchQuery]) -> list[FoundAnswer]:

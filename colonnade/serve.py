@@ -35,7 +35,7 @@ def serve(
     from colonnade.server import Place, run_server
     from encoding.encoder import load_encoder_of
     from index_format.index import Index
-    from serving.device import choose_device
+    from serving.device import choose_device, choose_encoder_device
     from serving.http.parts import Settings
 
     settings = Settings(
@@ -44,11 +44,12 @@ def serve(
     place = Place(host, port, keys, insecure, tls_certificate, tls_key, settings)
     place.refuse_unsafe()
     chosen = choose_device(device)
+    encodes_on = choose_encoder_device(device)
     at = Index.at(index)
     writer = None
     if writable:
         from colonnade.writer import IndexWriter  # it brings Prefect's tasks, which a server that reads goes without
 
-        writer = IndexWriter(at.address, encoder)
-    loaded = load_encoder_of(at.current().encoder, encoder, None if device == "auto" else chosen)
+        writer = IndexWriter(at.address, encoder, encodes_on)
+    loaded = load_encoder_of(at.current().encoder, encoder, encodes_on)
     run_server(at, loaded, place, device=chosen, writer=writer)

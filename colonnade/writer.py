@@ -11,21 +11,28 @@ from colonnade.given import as_source
 from colonnade.records import Change
 from index_format.filters import Filter
 from index_format.index import Index
+from serving.device import Device
 from serving.http.parts import NewDocument, Written
 
 
 @dataclass(frozen=True, slots=True)
 class IndexWriter:
-    """Adds and deletes documents of the index at an address. encoder: as `serve` was given it."""
+    """Adds and deletes documents of the index at an address.
+
+    encoder: as `serve` was given it. device: what encodes; by default a GPU where there is one.
+    """
 
     address: str
     encoder: str | None
+    device: Device | None = None
 
     def add(self, documents: list[NewDocument]) -> Written:
         """Add documents, or replace those with their ids, as one new version."""
         rows = ({**one.metadata, "id": one.id, "title": one.title, "text": one.text} for one in documents)
+        index = Index.at(self.address)
         with tempfile.TemporaryDirectory() as folder:
-            return _written(add_source(Index.at(self.address), as_source(rows, Path(folder), {}), self.encoder))
+            source = as_source(rows, Path(folder), {})
+            return _written(add_source(index, source, self.encoder, device=self.device))
 
     def delete(self, ids: list[str]) -> Written:
         """Delete documents by id, as one new version; ids that are not there count as unchanged."""

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from index_format.errors import IndexCorrupt, InputError, ObjectExists, ObjectMissing, storage_error
@@ -39,6 +40,22 @@ def write_object(store: Store, key: str, data: bytes) -> FileRef:
     return reference
 
 
+@dataclass(slots=True)
+class FileCounts:
+    """What a cache of files did since it was made.
+
+    hits, misses: files by whether a sound copy was on this machine when they were first needed; none of either for an
+    index that is read in place. fetched_bytes: of objects that were downloaded. damaged_copies: files of the cache that
+    were not what they should be, and were fetched again. damaged_objects: files of the index that were refused.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    fetched_bytes: int = 0
+    damaged_copies: int = 0
+    damaged_objects: int = 0
+
+
 class FileCache:
     """Files of an index on this machine, each checked against its reference once.
 
@@ -55,6 +72,8 @@ class FileCache:
         self._checked: set[tuple[str, str]] = set()
         self._held: set[Path] = set()
         self._room = -1  # bytes until the directory has to be looked at
+        self._bytes: int | None = None  # in the directory, when it was last looked at and what was written since
+        self._counts = FileCounts()
         self._lock = threading.Lock()
 
     def path(self, reference: FileRef) -> Path:
@@ -66,8 +85,11 @@ class FileCache:
         if path is None:
             path = self._copy(reference)
             self._held.add(path)
-            if not path.is_file() or (name not in self._checked and not _is_sound(path, reference)):
+            if not path.is_file():
+                self._count(misses=1)
                 self._download(reference, path)
+            elif name not in self._checked:
+                self._check_copy(path, reference)
         elif name not in self._checked:
             self._check_in_place(path, reference)
         self._checked.add(name)
@@ -109,12 +131,36 @@ class FileCache:
         self._make_room(len(data))
         return _map_if_sound(path) or memoryview(data)
 
+    def counts(self) -> FileCounts:
+        """What was counted until now."""
+        with self._lock:
+            return replace(self._counts)
+
+    def used_bytes(self) -> int:
+        """The bytes in the directory of copies; what other processes wrote there is seen when it is next full."""
+        with self._lock:
+            if self._bytes is None:
+                self._bytes = sum(size for _, size, _ in self._found())
+            return self._bytes
+
     def hold(self, references: Iterable[FileRef]) -> None:
         """Say that from now on only these files are in use."""
         self._held = {self._copy(reference) for reference in references}
 
     def _copy(self, reference: FileRef) -> Path:
         return self._directory / reference.sha256[:2] / reference.sha256
+
+    def _count(self, **counted: int) -> None:
+        with self._lock:
+            for name, count in counted.items():
+                setattr(self._counts, name, getattr(self._counts, name) + count)
+
+    def _check_copy(self, path: Path, reference: FileRef) -> None:
+        if _is_sound(path, reference):
+            self._count(hits=1)
+            return
+        self._count(misses=1, damaged_copies=1)
+        self._download(reference, path)
 
     def _check_in_place(self, path: Path, reference: FileRef) -> None:
         where = f"{self._store.address}/{reference.key}"
@@ -124,7 +170,16 @@ class FileCache:
             raise ObjectMissing(f"{self._store.address} has no object {reference.key}.") from None
         except OSError as error:
             raise storage_error("read", where, error) from error
-        _refuse_difference(size, digest, reference, where)
+        self._refuse_difference(size, digest, reference, where)
+
+    def _refuse_difference(self, size: int, digest: str, reference: FileRef, where: str) -> None:
+        if size == reference.size and digest == reference.sha256:
+            return
+        self._count(damaged_objects=1)
+        expected, got = f"{reference.size} bytes", f"{size}"
+        if size == reference.size:
+            expected, got = f"SHA-256 {reference.sha256}", digest
+        raise IndexCorrupt(f"{where}: expected {expected}, got {got}. Restore the file or rebuild.")
 
     def _download(self, reference: FileRef, path: Path) -> None:
         """Stream an object to disk and give it its name once size and hash are right."""
@@ -142,7 +197,8 @@ class FileCache:
                     size += len(chunk)
                     ended = len(chunk) < wanted
             where = f"{self._store.address}/{reference.key}"
-            _refuse_difference(size, digest.hexdigest(), reference, where)
+            self._count(fetched_bytes=size)
+            self._refuse_difference(size, digest.hexdigest(), reference, where)
             partial.replace(path)
         except OSError as error:
             raise storage_error("write", str(path), error) from error
@@ -154,18 +210,16 @@ class FileCache:
     def _make_room(self, size: int) -> None:
         with self._lock:
             self._room -= size
+            if self._bytes is not None:
+                self._bytes += size
             if self._room < 0:
-                total = self._evict()
+                self._bytes = total = self._evict()
                 # Where all is in use, look again only after the cache has grown by a twentieth.
                 self._room = max(self._limit - total, self._limit // 20)
 
     def _evict(self) -> int:
         """Remove what was not used for longest until the limit holds. Returns the bytes that are left."""
-        found = []
-        for path in self._directory.glob("*/*"):
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
+        found = self._found()
         total = sum(size for _, size, _ in found)
         for used_at, size, path in sorted(found):
             if total <= self._limit:
@@ -176,6 +230,15 @@ class FileCache:
                     path.unlink()
                     total -= size
         return total
+
+    def _found(self) -> list[tuple[float, int, Path]]:
+        """When each file of the directory was last used, its bytes, and where it is."""
+        found = []
+        for path in self._directory.glob("*/*"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        return found
 
 
 def default_cache_directory() -> Path:
@@ -218,10 +281,3 @@ def _is_sound(path: Path, reference: FileRef) -> bool:
     except OSError:
         return False
     return True
-
-
-def _refuse_difference(size: int, digest: str, reference: FileRef, where: str) -> None:
-    if size != reference.size:
-        raise IndexCorrupt(f"{where}: expected {reference.size} bytes, got {size}. Restore the file or rebuild.")
-    if digest != reference.sha256:
-        raise IndexCorrupt(f"{where}: expected SHA-256 {reference.sha256}, got {digest}. Restore the file or rebuild.")

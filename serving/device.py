@@ -1,4 +1,4 @@
-"""Which device scores passages: the processor, or a GPU when one is there."""
+"""Which device scores passages, and which encodes: the processor, or a GPU when one is there."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def choose_device(choice: DeviceChoice) -> Device:
     if choice == "auto":
         return "cpu"
     raise InputError(f"device cuda: {missing} Or use --device cpu.")
+
+
+def choose_encoder_device(choice: DeviceChoice) -> Device | None:
+    """The device that a choice means to the encoder; None lets it choose, for it needs no Triton. Raises InputError."""
+    return None if choice == "auto" else choose_device(choice)
 
 
 def _missing() -> str | None:

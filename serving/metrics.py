@@ -12,23 +12,26 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from index_format.files import FileCounts
+
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 
 
 @dataclass(frozen=True, slots=True)
-class _FilterLookups(Collector):
-    """What the cache of filters counted itself; a `Counter` cannot be given a function."""
+class _Counted(Collector):
+    """What its owner counts itself, by the values of a label, if it has one; a `Counter` cannot be given a function."""
 
+    name: str
+    told: str
+    label: str | None
     read: Callable[[], Mapping[str, int]]
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """Hits and misses."""
-        family = CounterMetricFamily(
-            "colonnade_filter_lookups", "Filters by whether matches were kept", labels=["result"]
-        )
-        for result, count in self.read().items():
-            family.add_metric([result], count)
+        """The counts as they are now."""
+        family = CounterMetricFamily(self.name, self.told, labels=[self.label] if self.label else [])
+        for value, count in self.read().items():
+            family.add_metric([value] if self.label else [], count)
         yield family
 
 
@@ -76,6 +79,9 @@ class Metrics:
             ["kind"],
             registry=own,
         )
+        self.file_cache_bytes = Gauge(
+            "colonnade_file_cache_bytes", "Bytes in the folder of copies of remote files, as far as known", registry=own
+        )
         self.filter_bytes = Gauge("colonnade_filter_cache_bytes", "Bytes of kept matches of filters", registry=own)
         self.shadow_recall = Histogram(
             "colonnade_shadow_recall",
@@ -93,7 +99,37 @@ class Metrics:
 
     def read_filter_lookups(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Have the lookups of filters, by "hit" and "miss", read from their owner."""
-        self.registry.register(_FilterLookups(read))
+        self.registry.register(
+            _Counted("colonnade_filter_lookups", "Filters by whether matches were kept", "result", read)
+        )
+
+    def read_files(self, read: Callable[[], FileCounts]) -> None:
+        """Have what was counted of files read from their owner."""
+
+        def lookups() -> dict[str, int]:
+            counts = read()
+            return {"hit": counts.hits, "miss": counts.misses}
+
+        def damaged() -> dict[str, int]:
+            counts = read()
+            return {"cache": counts.damaged_copies, "index": counts.damaged_objects}
+
+        def fetched() -> dict[str, int]:
+            return {"": read().fetched_bytes}
+
+        for counted in (
+            _Counted(
+                "colonnade_file_lookups", "Files by whether a copy was there when first needed", "result", lookups
+            ),
+            _Counted("colonnade_file_fetched_bytes", "Bytes of files that were fetched", None, fetched),
+            _Counted(
+                "colonnade_damaged_files",
+                "Files that were not as the index has them written down: copies, and its own",
+                "where",
+                damaged,
+            ),
+        ):
+            self.registry.register(counted)
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from encoding.encoder import Encoder
 from index_format.change import refuse_other_encoder
 from index_format.errors import ColonnadeError, IndexNotFound, ObjectMissing, StorageError
+from index_format.files import FileCache
 from index_format.index import Index
 from index_format.manifest import Manifest
 from serving.device import Device
@@ -214,6 +215,11 @@ class Searcher:
             for places in passes(snapshot, wanted):
                 if len(places) > 1:
                     rank_together(snapshot, [wanted[place] for place in places])
+
+    @property
+    def files(self) -> FileCache:
+        """The files of the index on this machine."""
+        return self._index.files
 
     @property
     def uses_gpu(self) -> bool:

@@ -102,13 +102,13 @@ def gpu_kept() -> Iterator[None]:
 
 
 @contextmanager
-def gpu_claimed() -> Iterator[None]:
+def gpu_claimed(device: str | None = None) -> Iterator[None]:
     """Wait for a GPU that no other encoder of this machine uses, and let this thread use it in the block.
 
-    Nothing without GPUs.
+    Nothing without GPUs, nor where the device is "cpu".
     """
     with _places.kept():
-        if torch.cuda.is_available():
+        if device != "cpu" and torch.cuda.is_available():
             torch.cuda.set_device(_places.take())
         yield
 

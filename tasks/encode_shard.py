@@ -67,9 +67,17 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def calibrate_codec(
-    address: str, shards: Sequence[Shard], encoder_name: str, chunking: ChunkingRecord, bits: int, horizon: int = 0
+    address: str,
+    shards: Sequence[Shard],
+    encoder_name: str,
+    chunking: ChunkingRecord,
+    bits: int,
+    horizon: int = 0,
+    device: str | None = None,
 ) -> CodecRecord:
     """Fix the codec of a new index: the mean is that of the token vectors of a few documents of its first shard.
+
+    device: as `load_encoder` takes it.
 
     Another processor adds up another mean in its last bits. So where a run that was stopped has finished any of the
     shards, its codec is the one.
@@ -80,8 +88,8 @@ def calibrate_codec(
         return begun
     table = _read_shard(index, shards[0])
     chosen = np.unique(np.linspace(0, table.num_rows - 1, _CALIBRATION_DOCUMENTS).astype(int))
-    with gpu_claimed():
-        encoder = load_encoder(encoder_name)
+    with gpu_claimed(device):
+        encoder = load_encoder(encoder_name, device)
         _, passages = _chunk(table.take(chosen), encoder, chunking)
         batches = encoder.encode([passage.encoded_text for passage in passages], chunking.pool_factor)
         sample = [vectors for batch in batches for _, vectors in batch]
@@ -117,15 +125,15 @@ def _codec_of_finished_work(
     return None
 
 
-def encode_shard(shard: Shard, recipe: Recipe) -> EncodedSegment:
-    """The segment of a shard, from its receipt when it was encoded before."""
+def encode_shard(shard: Shard, recipe: Recipe, device: str | None = None) -> EncodedSegment:
+    """The segment of a shard, from its receipt when it was encoded before. device: as `load_encoder` takes it."""
     index = Index.at(recipe.address)
     finished = read_receipt(index, recipe.work_key(shard), recipe.horizon)
     if finished is not None:
         progress.report("encode", advance=shard.characters)
         return finished
     progress.report("encode")
-    segment = write_segment(index.store, _encoded(index, shard, recipe))
+    segment = write_segment(index.store, _encoded(index, shard, recipe, device))
     give_back()
     with contextlib.suppress(ObjectExists):  # another worker finished the same shard; either result will do
         index.store.create(keys.receipt(recipe.work_key(shard)), msgspec.json.encode(segment))
@@ -160,10 +168,10 @@ def remove_receipts(recipe: Recipe, shards: Sequence[Shard]) -> None:
         store.delete(keys.receipt(recipe.work_key(shard)))
 
 
-def _encoded(index: Index, shard: Shard, recipe: Recipe) -> SegmentContent:
+def _encoded(index: Index, shard: Shard, recipe: Recipe, device: str | None) -> SegmentContent:
     codec = read_codec(index.files, recipe.codec, recipe.encoder.dim)
-    with gpu_claimed():
-        encoder = load_encoder(recipe.encoder_name)
+    with gpu_claimed(device):
+        encoder = load_encoder(recipe.encoder_name, device)
         if encoder.record.fingerprint != recipe.encoder.fingerprint:
             raise EncoderMismatch(
                 f"this worker's encoder {recipe.encoder_name!r} has fingerprint {encoder.record.fingerprint[:16]}, "

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.batcher import Batcher
 from serving.faults import places_of
@@ -54,7 +55,7 @@ def make_app(
         parts.opening.shutdown(wait=False, cancel_futures=True)
 
     # FastAPI's own pages load scripts from the internet, and its routes declare no scope.
-    app = FastAPI(
+    app = _Server(
         title="Colonnade",
         version="1",
         lifespan=lifespan,
@@ -74,6 +75,20 @@ def make_app(
     if writer is not None:
         documents.add_routes(app, parts, writer)
     return app
+
+
+class _Server(FastAPI):
+    """FastAPI, past whose layers questions go: those are there for what such a route does not have, or does itself."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        layers = super().build_middleware_stack()
+        queued = {one.path: one.past_layers for one in self.routes if isinstance(one, ScopedRoute) and one.is_queued}
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            is_post = scope["type"] == "http" and scope["method"] == "POST"
+            await (queued.get(scope["path"], layers) if is_post else layers)(scope, receive, send)
+
+        return answer
 
 
 def _parts(searcher: Searcher, address: str, settings: Settings) -> Parts:
@@ -110,6 +125,8 @@ def _tell_state(metrics: Metrics, searcher: Searcher) -> None:
     metrics.passages.set_function(lambda: searcher.snapshot.manifest.passages)
     metrics.set_aside.set_function(lambda: searcher.fault is not None)
     metrics.index_bytes.set_function(lambda: sum(file.size for file in searcher.snapshot.manifest.files()))
+    metrics.file_cache_bytes.set_function(searcher.files.used_bytes)
+    metrics.read_files(searcher.files.counts)
     metrics.filter_bytes.set_function(lambda: searcher.snapshot.matches.bytes)
     metrics.read_filter_lookups(lambda: searcher.snapshot.matches.lookups)
     if searcher.uses_gpu:

@@ -19,12 +19,14 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from index_format.errors import ColonnadeError, InputError
 from index_format.filters import Comparison, Filter
 from serving.batcher import Batcher, Overloaded
 from serving.faults import places_of, ran_out_of_memory
+from serving.http.bodies import bounded, read_body
 from serving.http.errors import Refusal, from_http, from_validation, try_again
 from serving.http.parts import Settings
 from serving.keys import Key, KeyRing
@@ -93,7 +95,8 @@ def refuse_two_lengths(request: Request) -> None:
 def needs(scope: Scope, *, queued: bool = False) -> dict[str, Any]:
     """What a route passes as `openapi_extra`, so that its scope stands in the description of the API, too.
 
-    queued: whether it asks the batcher, and so is refused before its body is read while the queue is full.
+    queued: whether it asks the batcher, and so is refused before its body is read while the queue is full. Its function
+    takes `body` and `request`, and returns a Response: nothing more of FastAPI is between them.
     """
     return {_SCOPE: scope, _QUEUED: True} if queued else {_SCOPE: scope}
 
@@ -121,10 +124,15 @@ class ScopedRoute(APIRoute):
         self.is_queued = bool((settings.get("openapi_extra") or {}).get(_QUEUED))
         super().__init__(path, endpoint, **settings)
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answer = super().get_route_handler()
+    async def past_layers(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """This route as an application of its own, without what FastAPI and Starlette have around it."""
+        response = await self.handle_request(Request(scope, receive, send))
+        await response(scope, receive, send)
 
-        async def handle(request: Request) -> Response:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = self._answer_queued if self.is_queued else super().get_route_handler()
+
+        async def handle_request(request: Request) -> Response:
             gate: Gate = request.app.state.gate
             start = time.perf_counter()
             request.state.told = {}
@@ -139,10 +147,21 @@ class ScopedRoute(APIRoute):
                 response = await answer(Request(request.scope, receive))
             except Exception as error:  # noqa: BLE001  # whatever it is, the client gets no trace of it
                 response = self._refusal(error, request, gate.metrics).response()
-            self._tell(request, response, gate.metrics, time.perf_counter() - start)
+            request_id = self._named(request, response)
+            told = (request, response.status_code, request_id, gate.metrics, time.perf_counter() - start)
+            # After this step of the event loop, which sends the answer: its client does not wait for a line in the log.
+            asyncio.get_running_loop().call_soon(self._tell, *told)
             return response
 
-        return handle
+        self.handle_request = handle_request
+        return handle_request
+
+    async def _answer_queued(self, request: Request) -> Response:
+        (body,) = self.dependant.body_params
+        model = body.field_info.annotation
+        assert isinstance(model, type)
+        response: Response = await self.endpoint(body=await read_body(request, model), request=request)
+        return response
 
     def _refusal(self, error: Exception, request: Request, metrics: Metrics) -> Refusal:
         if ran_out_of_memory(error):  # before InputError, as which the encoder tells it for those who build
@@ -166,45 +185,23 @@ class ScopedRoute(APIRoute):
             return try_again("storage", "The index could not be read; the log of the server says why.", 5)
         return Refusal(500, "internal", "A fault in the server; its log says where.")
 
-    def _tell(self, request: Request, response: Response, metrics: Metrics, seconds: float) -> None:
-        metrics.http.labels(self.path).observe(seconds)
-        metrics.responses.labels(self.path, response.status_code).inc()
+    def _named(self, request: Request, response: Response) -> str | None:
+        """The id of a request, which its answer then has; None where nothing is logged of it."""
         if self.needed_scope == "none":
-            return
+            return None
         given = request.headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        response.headers["X-Request-Id"] = request_id
+        response.headers["X-Request-Id"] = request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        return request_id
+
+    def _tell(self, request: Request, status: int, request_id: str | None, metrics: Metrics, seconds: float) -> None:
+        metrics.http.labels(self.path).observe(seconds)
+        metrics.responses.labels(self.path, status).inc()
+        if request_id is None:
+            return
         key: Key | None = getattr(request.state, "key", None)
-        line = {"request_id": request_id, "route": self.path, "status": response.status_code}
+        line = {"request_id": request_id, "route": self.path, "status": status}
         line |= {"key": key.id if key else None, **request.state.told, "total_ms": round(1000 * seconds, 3)}
         _log.info("request", extra={"line": line})
-
-
-def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
-    """The same body, unless it is larger or takes longer to come than is allowed."""
-    most, seconds = settings.body_bytes, settings.body_seconds
-    too_large = Refusal(413, "too_large", f"The body may have {most} bytes at most. Send less at a time.")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
-        raise too_large
-    read, complete, until = 0, False, time.monotonic() + seconds
-
-    async def next_message() -> Message:
-        nonlocal read, complete
-        if complete:
-            return await receive()
-        try:
-            async with asyncio.timeout(until - time.monotonic()):
-                message = await receive()
-        except TimeoutError:
-            raise Refusal(408, "too_slow", f"The body did not come within {seconds:g} seconds.") from None
-        read += len(message.get("body", b""))
-        complete = not message.get("more_body", False)
-        if read > most:
-            raise too_large
-        return message
-
-    return next_message
 
 
 def log_fault(error: BaseException, where: str) -> None:

@@ -13,6 +13,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import colonnade
 from colonnade import Collection, ColonnadeError, Settings
@@ -47,6 +48,14 @@ def test_every_public_name_has_an_example_that_runs(name: str, tmp_path: Path, m
     ]
     said: list[str] = []
     assert doctest.DocTestRunner().run(example, out=said.append).failed == 0, "".join(said)
+
+
+def test_a_collection_on_the_processor_leaves_a_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it adds and what it asks. This torch would fail on a GPU that it is told is there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    collection = Collection(tmp_path / "index", device="cpu")
+    assert collection.add({"bees": "Bees make honey."}).added == 1
+    assert collection.search("honey")[0].document_id == "bees"
 
 
 def test_the_public_names_are_few_and_their_import_is_light() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import inspect
 import ipaddress
 import json
 import re
@@ -22,8 +23,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from colonnade.client import Client, Refused
+from colonnade.serve import serve
 from encoding.encoder import load_encoder, load_encoder_of
 from index_format.index import Index
+from serving.http.parts import NewDocument
 from serving.keys import make_key, write_keys
 from tests.colonnade.command import runner
 from tests.serving.vectors import add_texts
@@ -69,6 +72,27 @@ def test_a_gpu_is_left_alone_where_the_processor_was_chosen(
         for number, handler in before.items():
             signal.signal(number, handler)
     assert "cannot listen" in told.err
+
+
+def test_every_option_of_serve_is_described() -> None:
+    """In the document for those who run a server."""
+    described = (Path(__file__).parents[2] / "docs" / "server.md").read_text()
+    options = [f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters if name != "index"]
+    assert [option for option in options if f"`{option}" not in described] == []
+
+
+def test_what_is_added_over_http_is_encoded_where_the_server_was_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On the processor, and no GPU is claimed. This torch would fail on a GPU that it is told is there."""
+    index, started = Index.at(tmp_path / "index"), {}
+    add_texts(index, load_encoder("embedded", "cpu"), {"bees": "Bees make honey."})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("colonnade.server.run_server", lambda *_, **given: started.update(given))
+    assert runner(monkeypatch, capfd)("serve", index.address, "--device", "cpu", "--writable").code == 0
+    document = NewDocument(id="cats", text="Cats sleep all day.", title=None, metadata={})
+    written = started["writer"].add([document])
+    assert (written.version, written.added) == (2, 1)
 
 
 @pytest.mark.slow

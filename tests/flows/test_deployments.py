@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from index_format.index import Index
-from tests.browser import CHROMIUM, browser
+from tests.browser import MAY_SKIP, browser
 from tests.prefect_server import PROJECT, PrefectServer, kill_worker, started_by
 from tests.torture.flow_kills import ENCODER
 from tests.torture.flow_processes import RunningFlow, Work
@@ -156,7 +156,7 @@ def test_every_flow_deploys_from_prefect_yaml_and_runs_on_a_worker(working: Pref
         assert state == "COMPLETED"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.skipif(MAY_SKIP, reason="chromium is not installed")
 def test_the_ui_shows_a_run_what_it_did_and_the_form_of_a_flow(working: PrefectServer, tmp_path: Path) -> None:
     """In a real browser: the page of a build, the table of what it did, and the form with our own words."""
     ui = working.api.removesuffix("/api")

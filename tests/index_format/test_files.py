@@ -10,7 +10,7 @@ import pytest
 
 from index_format import keys
 from index_format.errors import IndexCorrupt, InputError, ObjectExists, ObjectMissing, StorageError
-from index_format.files import FileCache, default_cache_limit, write_object
+from index_format.files import FileCache, FileCounts, default_cache_limit, write_object
 from index_format.index import Index
 from index_format.manifest import FileRef
 from index_format.segment import read_codebook
@@ -137,6 +137,45 @@ def test_a_damaged_cached_file_is_downloaded_again(tmp_path: Path, damage: bytes
     path = FileCache(store, tmp_path).path(reference)
     path.write_bytes(damage)
     assert FileCache(store, tmp_path).path(reference).read_bytes() == DATA
+
+
+def test_a_cache_counts_what_it_fetched_and_what_was_damaged(tmp_path: Path) -> None:
+    """A file counts once, when it is first needed; damage by whether it was in the copy or in the index."""
+    store, other = MemoryStore(), b"another file"
+    references = [write_object(store, keys.codec(keys.new_id()), data) for data in (DATA, other)]
+    cold, total = FileCache(store, tmp_path), len(DATA) + len(other)
+    for reference in (*references, *references):
+        cold.path(reference)
+    assert cold.counts() == FileCounts(misses=2, fetched_bytes=total)
+    assert cold.used_bytes() == total
+    warm = FileCache(store, tmp_path)
+    warm.path(references[0])
+    warm.path(references[1]).write_bytes(b"damage")
+    again = FileCache(store, tmp_path)
+    again.fetch(references)
+    assert warm.counts() == FileCounts(hits=2)
+    assert again.counts() == FileCounts(hits=1, misses=1, fetched_bytes=len(other), damaged_copies=1)
+    for reference in references:
+        again.path(reference).unlink()
+    store.delete(references[0].key)
+    store.create(references[0].key, DATA[:-1] + b"x")
+    third = FileCache(store, tmp_path)
+    with pytest.raises(IndexCorrupt):
+        third.fetch(references[:1])
+    assert third.counts() == FileCounts(misses=1, fetched_bytes=len(DATA), damaged_objects=1)
+    assert third.used_bytes() == 0
+
+
+def test_damage_to_a_file_that_is_read_in_place_is_counted(tmp_path: Path) -> None:
+    """Nothing is fetched, and nothing is a hit or a miss."""
+    store = LocalStore(tmp_path / "index")
+    sound, damaged = (write_object(store, keys.codec(keys.new_id()), DATA) for _ in range(2))
+    (tmp_path / "index" / damaged.key).write_bytes(b"damage")
+    cache = FileCache(store, tmp_path / "cache")
+    cache.path(sound)
+    with pytest.raises(IndexCorrupt):
+        cache.path(damaged)
+    assert cache.counts() == FileCounts(damaged_objects=1)
 
 
 def test_a_write_that_was_retried_after_its_own_success_is_fine() -> None:

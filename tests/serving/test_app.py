@@ -16,6 +16,7 @@ import serving.http.app
 from colonnade.server import Place
 from encoding.encoder import Encoder
 from index_format.index import Index
+from index_format.store import MemoryStore
 from serving.http.app import make_app
 from serving.http.pages import STATIC
 from serving.http.parts import Settings
@@ -23,7 +24,7 @@ from serving.http.schemas import MAX_QUERY_CHARACTERS
 from serving.keys import KeyRing, make_key, write_keys
 from serving.search import MAX_K
 from serving.searcher import Searcher
-from tests.serving.vectors import add_texts
+from tests.serving.vectors import add_texts, reindexed
 
 TEXTS = {
     "bees": "Bees make honey.",
@@ -187,6 +188,18 @@ def test_a_body_that_is_no_json_object_is_refused(client: TestClient, body: byte
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/batch-search", "/v1/encode", "/v1/rerank"])
+def test_a_body_that_does_not_say_that_it_is_json_is_refused(client: TestClient, path: str) -> None:
+    """A page of another site may send such ones; JSON by another name will do."""
+    body = {"/v1/search": '{"query": "bees"}', "/v1/batch-search": '{"queries": [{"query": "bees"}]}'}
+    content = body.get(path, '{"texts": ["bees"]}' if path == "/v1/encode" else '{"query": "bees", "texts": ["a"]}')
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a", ""):
+        refused = client.post(path, content=content, headers={"Content-Type": kind})
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request"), kind
+    for kind in ("application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json"):
+        assert client.post(path, content=content, headers={"Content-Type": kind}).status_code == 200, kind
+
+
 @pytest.mark.parametrize("body", [b'{"query": "\xff"}', b"[" * 100_000, b'{"query": "a", "k": ' + b"9" * 5000 + b"}"])
 def test_a_body_that_no_parser_takes_is_refused(client: TestClient, body: bytes) -> None:
     """Bytes that are not UTF-8, deep nesting and endless numbers: the client's fault, without a trace."""
@@ -334,6 +347,25 @@ def test_a_new_version_is_served_within_five_seconds(tmp_path: Path, encoder: En
     assert (answer["version"], answer["hits"][0]["document_id"]) == (2, "ice")
 
 
+def test_a_version_of_another_encoder_is_a_conflict(tmp_path: Path, encoder: Encoder) -> None:
+    """409 on every route that takes a version, with both names; what is served is answered."""
+    index = reindexed(tmp_path / "index", encoder)
+    bodies: dict[str, dict[str, object]] = {
+        "/v1/search": {"query": "honey"},
+        "/v1/batch-search": {"queries": [{"query": "honey"}]},
+        "/v1/documents/fetch": {"ids": ["bees"]},
+        "/v1/rerank": {"query": "honey", "texts": ["bees"]},
+    }
+    with TestClient(make_app(Searcher(index, encoder), index.address)) as client:
+        for path, body in bodies.items():
+            refused = client.post(path, json={**body, "version": 1})
+            assert (refused.status_code, refused.json()["code"]) == (409, "other_encoder"), path
+            assert "theirs" in refused.json()["message"]
+            assert encoder.record.name in refused.json()["message"]
+            assert client.post(path, json={**body, "version": 2}).json()["version"] == 2
+        assert client.get("/v1/columns?version=1").status_code == 409
+
+
 def test_a_version_that_is_set_aside_is_told(tmp_path: Path, encoder: Encoder) -> None:
     """The description says why, and the version before it is served."""
     index = Index.at(tmp_path / "index")
@@ -379,6 +411,25 @@ def test_the_metrics_say_what_happened(tmp_path: Path, encoder: Encoder) -> None
         assert (told["colonnade_version"], told["colonnade_newest_version"]) == (1, 2)
         assert told["colonnade_version_set_aside"] == 1
         assert 0 < told["colonnade_lag_seconds"] < _values(client)["colonnade_lag_seconds"]
+
+
+def test_the_metrics_tell_of_files_that_were_fetched(tmp_path: Path, encoder: Encoder) -> None:
+    """Of an index that is not on this machine: all of them at the first start, none at the next one."""
+    store = MemoryStore()
+    add_texts(Index(store, tmp_path), encoder, TEXTS)
+    lookups = 'colonnade_file_lookups_total{{result="{}"}}'
+    for start in ("cold", "warm"):
+        index = Index(store, tmp_path / "cache")
+        with TestClient(make_app(Searcher(index, encoder), "i", Settings(refresh_seconds=3600))) as client:
+            told = _values(client)
+        files = index.current().files()
+        fetched = sum(file.size for file in files) if start == "cold" else 0
+        assert told["colonnade_file_fetched_bytes_total"] == fetched
+        hits, misses = told[lookups.format("hit")], told[lookups.format("miss")]
+        assert (hits, misses) == ((0, len(files)) if start == "cold" else (len(files), 0))
+        assert told["colonnade_file_cache_bytes"] == sum(file.size for file in files)
+        assert told['colonnade_damaged_files_total{where="cache"}'] == 0
+        assert told['colonnade_damaged_files_total{where="index"}'] == 0
 
 
 def test_the_dashboard_asks_only_for_series_that_there_are(client: TestClient) -> None:

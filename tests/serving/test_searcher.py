@@ -12,26 +12,28 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import msgspec
-import numpy as np
 import pytest
 
 from encoding.encoder import Encoder
 from index_format import keys
-from index_format.change import Origin
-from index_format.commit import commit
 from index_format.errors import EncoderMismatch, IndexCorrupt, IndexNotFound, InputError, StorageError
 from index_format.filters import parse_filter
 from index_format.index import Index
 from index_format.manifest import FileRef, Manifest
-from index_format.reindex import replace_vectors
 from index_format.store import MemoryStore
 from serving.candidates import Scored
 from serving.hybrid import Fusion
 from serving.query import SearchQuery
 from serving.searcher import Answer, Outcome, Refresher, Searcher
-from tests.serving.vectors import Document, Vectors, add_texts, make_recipe, random_documents, write_documents
-from tests.strategies import addition, delete, publish
+from tests.serving.vectors import (
+    Vectors,
+    add_texts,
+    make_recipe,
+    random_documents,
+    reindexed,
+    write_documents,
+)
+from tests.strategies import delete, publish
 
 FIRST = {"bees": "Bees make honey.", "warm": "A warm wind blows from the south."}
 SECOND = {"lava": "Lava flows from the volcano.", "ice": "Ice floats on the water."}
@@ -296,18 +298,7 @@ def test_a_version_that_no_error_of_ours_refuses_is_set_aside_once(
 
 def test_a_version_of_another_encoder_is_refused(tmp_path: Path, encoder: Encoder) -> None:
     """After a reindex the versions before it hold vectors that say nothing of this encoder's queries."""
-    index, rng = Index.at(tmp_path / "index"), np.random.default_rng(1)
-    ours, theirs = encoder.record, msgspec.structs.replace(encoder.record, name="theirs", fingerprint="e" * 64)
-    documents = [Document("bees", [rng.normal(size=(4, 384)).astype(np.float32)], text="Bees make honey.")]
-    recipes = [make_recipe(index, documents[0].passages[0], bits=8, centroids=2, encoder=one) for one in (theirs, ours)]
-    publish(index, recipes[0], write_documents(index, recipes[0], documents))
-    made = addition(recipes[1], write_documents(index, recipes[1], documents))
-
-    def reindexed(base: Manifest | None) -> Manifest:
-        assert base is not None
-        return replace_vectors(index, base, base, made, Origin("reindex"))
-
-    commit(index.store, reindexed)
+    index, ours = reindexed(tmp_path / "index", encoder), encoder.record
     searcher = Searcher(index, encoder)
     assert searcher.snapshot.version == 2
     with pytest.raises(EncoderMismatch, match=rf"version 1 .*theirs.*{ours.name}"):

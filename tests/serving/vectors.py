@@ -9,22 +9,26 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from encoding.encoder import Encoder
 from index_format import keys, schema
+from index_format.change import Origin
 from index_format.codebook import Codebook, exclusive_sum
 from index_format.codec import Codec
+from index_format.commit import commit
 from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord, Manifest, SegmentRecord
 from index_format.npz import write_npz
+from index_format.reindex import replace_vectors
 from index_format.segment import SegmentContent, write_centroids, write_segment
 from index_format.store import MemoryStore
 from serving.snapshot import Snapshot, open_snapshot
-from tests.strategies import Recipe, publish, recipe_of
+from tests.strategies import Recipe, addition, publish, recipe_of
 
 Vectors = NDArray[np.float32]
 
@@ -164,3 +168,20 @@ def add_texts(index: Index, encoder: Encoder, texts: dict[str, str], **metadata:
         sample = np.concatenate([document.passages[0] for document in documents])
         recipe = make_recipe(index, sample, bits=8, centroids=8, encoder=encoder.record)
     return publish(index, recipe, write_documents(index, recipe, documents))
+
+
+def reindexed(place: Path, encoder: Encoder) -> Index:
+    """An index of one document whose version 1 is of an encoder "theirs", and version 2 of this one."""
+    index, rng = Index.at(place), np.random.default_rng(1)
+    ours, theirs = encoder.record, msgspec.structs.replace(encoder.record, name="theirs", fingerprint="e" * 64)
+    documents = [Document("bees", [random_vectors(rng, 4, ours.dim)], text="Bees make honey.")]
+    recipes = [make_recipe(index, documents[0].passages[0], bits=8, centroids=2, encoder=one) for one in (theirs, ours)]
+    publish(index, recipes[0], write_documents(index, recipes[0], documents))
+    made = addition(recipes[1], write_documents(index, recipes[1], documents))
+
+    def taken_over(base: Manifest | None) -> Manifest:
+        assert base is not None
+        return replace_vectors(index, base, base, made, Origin("reindex"))
+
+    commit(index.store, taken_over)
+    return index

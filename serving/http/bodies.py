@@ -1,0 +1,63 @@
+"""Bodies of requests: how much of them is read, for how long, and as what."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.types import Message, Receive
+
+from serving.http.errors import Refusal
+from serving.http.parts import Settings
+
+Model = TypeVar("Model", bound=BaseModel)
+_JSON = "application/json"
+
+
+def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
+    """The same body, unless it is larger or takes longer to come than is allowed."""
+    most, seconds = settings.body_bytes, settings.body_seconds
+    too_large = Refusal(413, "too_large", f"The body may have {most} bytes at most. Send less at a time.")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most:
+        raise too_large
+    read, complete, until = 0, False, time.monotonic() + seconds
+
+    async def next_message() -> Message:
+        nonlocal read, complete
+        if complete:
+            return await receive()
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
+            raise Refusal(408, "too_slow", f"The body did not come within {seconds:g} seconds.") from None
+        read += len(message.get("body", b""))
+        complete = not message.get("more_body", False)
+        if read > most:
+            raise too_large
+        return message
+
+    return next_message
+
+
+async def read_body(request: Request, model: type[Model]) -> Model:
+    """The body as a model. Raises RequestValidationError, with the faults as FastAPI tells them.
+
+    What FastAPI does itself, in half of the time: it also asks for forms, dependencies and observers of its own.
+    """
+    data = await request.body()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != _JSON and not (kind.startswith("application/") and kind.endswith("+json")):
+        # Other kinds are those that a page of another site may send without being asked whether it may.
+        fault = {"loc": ("body",), "msg": f"expected the Content-Type {_JSON}", "type": "content_type"}
+        raise RequestValidationError([fault])
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in faults]) from None
