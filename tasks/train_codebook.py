@@ -33,7 +33,7 @@ MAX_SAMPLE = 1 << 17  # vectors: 200 MB at 384 dimensions, so that a build needs
 LEAST_PER_CENTROID = 16  # even where that is more
 HELD_OUT_EVERY = 16  # passages of a segment, one of which no codebook is trained on
 HELD_OUT_SAMPLE = 1 << 14  # of those, vectors whose distance is measured
-LEAST_TOKENS = 2048  # token vectors, below which they are too few to tell a kind of text
+LEAST_TOKENS = 2048  # token vectors, below which they are too few to tell a kind of text, or what is rare in it
 ITERATIONS = 8
 OUTLIER_SHARE = 0.02  # of the tokens, which stand for themselves among candidates: docs/decisions/0003
 OUTLIER_SAMPLE = 1 << 15  # tokens by whose distances that is found out
@@ -63,6 +63,7 @@ def train_codebook(
     tokens = [segment.tokens for segment in segments]
     any_kind = _sample(index, segments, tokens, opened, min(sum(tokens), OUTLIER_SAMPLE), held=None)
     coded = CodedCentroids.of(trained)
+    farther = outlier_distance(squared_distances(any_kind, trained, coded))
     codebook_id = keys.new_id()
     return CodebookRecord(
         id=codebook_id,
@@ -71,7 +72,7 @@ def train_codebook(
         trained_on_tokens=sum(tokens),
         trained_on_segments=[segment.id for segment in segments],
         held_out_distance=_mean_distance(apart, trained, coded),
-        outlier_distance=outlier_distance(squared_distances(any_kind, trained, coded)),
+        outlier_distance=farther if sum(tokens) >= LEAST_TOKENS else None,
         file=write_object(index.store, keys.codebook(codebook_id), write_npz({"centroids": trained})),
     )
 
