@@ -218,6 +218,7 @@ class Asking:
             resident.centroid_scales.cpu().numpy(),
             np.zeros(len(resident.centroid_scales), np.float32),
             np.zeros(resident.dim, np.float32),
+            np.float32(1),
         )
         self._scorer = GpuScorer(resident, codec, centroids)
         self._found = np.ones(resident.passages, bool)

@@ -108,7 +108,9 @@ def _table(codec: Codec) -> SegmentTable:
     codes = rng.integers(0, 256, (tokens, codec.row_bytes), np.uint8)
     none = np.zeros(PASSAGES + 1, np.uint32)
     offsets = exclusive_sum(np.full(PASSAGES, PASSAGE_TOKENS))
-    return SegmentTable.of([[offsets, codes, np.full(tokens, 0.01, np.float16), none, np.zeros(0, np.uint16)]])
+    ids, no_scales = np.zeros(0, np.uint16), np.zeros(0, np.float16)
+    scales = np.full(tokens, 0.01, np.float16)
+    return SegmentTable.of([[offsets, codes, scales, none, ids, none, codes[:0], no_scales]])
 
 
 def _best(work: Callable[[], object]) -> float:

@@ -36,9 +36,10 @@ from index_format.files import FileCache, write_object
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord, SegmentRecord
 from index_format.npz import write_npz
-from index_format.segment import SegmentContent, write_segment
+from index_format.segment import PassageCentroids, SegmentContent, write_passage_centroids, write_segment
 from index_format.store import LocalStore
 from serving.snapshot import open_snapshot
+from tasks.train_codebook import OUTLIER_SHARE
 
 DIM, BITS, CENTROIDS = 384, 4, 4096
 ENCODER = EncoderRecord(name="synthetic", fingerprint="0" * 64, dim=DIM)
@@ -165,6 +166,7 @@ def write_index(root: Path, shape: Shape, *, like_texts: bool = False) -> Index:
             trained_on_tokens=CENTROIDS,
             trained_on_segments=[],
             held_out_distance=None,
+            outlier_distance=1.0,
             file=write_object(index.store, keys.codebook(book_id), write_npz({"centroids": book})),
         ),
         segments=[],
@@ -212,12 +214,15 @@ def write_random_segment(
         scales=scales,
     )
     segment = write_segment(index.store, content)
-    arrays = {
-        "offsets": exclusive_sum(np.full(shape.passages, touched)),
-        "ids": ids.astype(schema.centroid_id_dtype(CENTROIDS)).ravel(),
-    }
-    file = write_object(index.store, keys.centroids(segment.id, keys.new_id()), write_npz(arrays))
-    return segment.with_centroids(file)
+    outliers = np.arange(0, tokens, round(1 / OUTLIER_SHARE))
+    centroids = PassageCentroids(
+        offsets=exclusive_sum(np.full(shape.passages, touched)),
+        ids=ids.astype(schema.centroid_id_dtype(CENTROIDS)).ravel(),
+        outlier_offsets=np.searchsorted(outliers, content.offsets).astype(np.uint32),
+        outlier_codes=content.codes[outliers],
+        outlier_scales=content.scales[outliers],
+    )
+    return segment.with_centroids(write_passage_centroids(index.store, segment, centroids))
 
 
 def _publish(index: Index, settings: Addition, segments: Iterable[SegmentRecord]) -> None:

@@ -56,10 +56,12 @@ class CodedQueries:
         self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def score(self, seen: SeenTexts, positions: Sequence[int], lengths: Sequence[int], kept: Kept) -> None:
-        """Score one batch as a segment of its own, of passages of these lengths; it has no centroids."""
+        """Score one batch as a segment of its own, of passages of these lengths, without centroids and outliers."""
         assert kept.coded is not None
-        none = np.zeros(len(lengths) + 1, np.uint32)
-        table = SegmentTable.of([[exclusive_sum(np.array(lengths)), *kept.coded, none, np.zeros(0, np.uint16)]])
+        codes, scales = kept.coded
+        none, no_ids = np.zeros(len(lengths) + 1, np.uint32), np.zeros(0, np.uint16)
+        offsets = exclusive_sum(np.array(lengths))
+        table = SegmentTable.of([[offsets, codes, scales, none, no_ids, none, codes[:0], scales[:0]]])
         passages = np.arange(len(lengths))
         scored = self._pool.map(lambda query: maxsim(query, table, self._row_bytes, passages), self._queries)
         seen.scores[:, positions] = list(scored)

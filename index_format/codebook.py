@@ -1,4 +1,4 @@
-"""Centroids, and which of them each passage touches (SPEC §5.3).
+"""Centroids, which of them each passage touches, and which tokens lie far from all of them (SPEC §5.3).
 
 Centroids only find candidates. No score of a hit depends on them, so they can be trained anew at any time.
 """
@@ -15,9 +15,10 @@ _BLOCK = 8192  # tokens assigned at once: bounds the [tokens, centroids] score m
 
 @dataclass(frozen=True, slots=True)
 class Codebook:
-    """centroids: float32 [C, D]."""
+    """centroids: float32 [C, D]. outlier_distance: see CodebookRecord; None where no token is an outlier."""
 
     centroids: NDArray[np.float32]
+    outlier_distance: float | None = None
 
     def nearest(self, vectors: NDArray[np.float32]) -> NDArray[np.uint32]:
         """The nearest centroid by Euclidean distance for vectors float32 [T, D]: uint32 [T], ties to the lowest id."""
@@ -27,6 +28,18 @@ class Codebook:
             block = vectors[start : start + _BLOCK]
             ids[start : start + len(block)] = (block @ self.centroids.T - half_norms).argmax(axis=1)
         return ids
+
+    def squared_distances(self, vectors: NDArray[np.float32], ids: NDArray[np.uint32]) -> NDArray[np.float32]:
+        """How far vectors float32 [T, D] lie from the centroids of those ids uint32 [T]: float32 [T]."""
+        apart = vectors - self.centroids[ids]
+        distances: NDArray[np.float32] = np.einsum("td,td->t", apart, apart)
+        return distances
+
+    def outliers(self, vectors: NDArray[np.float32], ids: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Which vectors float32 [T, D], whose nearest centroids are `ids` uint32 [T], are outliers: bool [T]."""
+        if self.outlier_distance is None:
+            return np.zeros(len(vectors), bool)
+        return self.squared_distances(vectors, ids) >= self.outlier_distance
 
 
 def distinct_per_passage(

@@ -1,7 +1,7 @@
 """Several segments become one, without their deleted documents (SPEC §8).
 
-Streams are cut and joined: codes, scales and centroid ids are copied and never decoded, so every score stays what
-it was, bit for bit. What is deleted while that is done is carried to the new segment, and when one of the old
+Streams are cut and joined: codes, scales, centroid ids and outliers are copied and never decoded, so every score stays
+what it was, bit for bit. What is deleted while that is done is carried to the new segment, and when one of the old
 segments is no longer what it was, the new one is dropped: no lock and no fence is needed.
 """
 
@@ -15,16 +15,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from index_format import keys, schema
+from index_format import schema
 from index_format.change import Origin, commit_record, hide_rows, next_version
 from index_format.codebook import exclusive_sum
 from index_format.commit import refuse_collectable, was_replaced
 from index_format.errors import CommitConflict, ObjectMissing
-from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import Manifest, SegmentRecord
-from index_format.npz import write_npz
-from index_format.segment import SegmentContent, SegmentReader, write_segment
+from index_format.segment import (
+    PassageCentroids,
+    SegmentContent,
+    SegmentReader,
+    write_passage_centroids,
+    write_segment,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +135,14 @@ def merge_segments(index: Index, base: Manifest, group: Sequence[SegmentRecord])
         scales=np.concatenate([part.scales for part in parts]),
     )
     segment = write_segment(index.store, content)
-    centroids = {
-        "offsets": exclusive_sum(np.concatenate([part.centroid_counts for part in parts])),
-        "ids": np.concatenate([part.centroid_ids for part in parts]),
-    }
-    file = write_object(index.store, keys.centroids(segment.id, keys.new_id()), write_npz(centroids))
+    touched = PassageCentroids(
+        offsets=exclusive_sum(np.concatenate([part.centroid_counts for part in parts])),
+        ids=np.concatenate([part.centroid_ids for part in parts]),
+        outlier_offsets=exclusive_sum(np.concatenate([part.outlier_counts for part in parts])),
+        outlier_codes=np.concatenate([part.outlier_codes for part in parts]),
+        outlier_scales=np.concatenate([part.outlier_scales for part in parts]),
+    )
+    file = write_passage_centroids(index.store, segment, touched)
     rows = [np.where(part.rows < 0, -1, part.rows + start) for part, start in zip(parts, starts[:-1], strict=True)]
     return Compaction(list(group), segment.with_centroids(file), rows)
 
@@ -212,6 +219,9 @@ class _Part:
     scales: NDArray[np.float16]
     centroid_counts: NDArray[np.int64]
     centroid_ids: NDArray[np.uint16] | NDArray[np.uint32]
+    outlier_counts: NDArray[np.int64]
+    outlier_codes: NDArray[np.uint8]
+    outlier_scales: NDArray[np.float16]
 
     @property
     def metadata(self) -> pa.StructType:
@@ -223,17 +233,22 @@ def _live_part(reader: SegmentReader) -> _Part:
     rows = np.where(live_rows, np.cumsum(live_rows) - 1, -1)
     passages = reader.passages.filter(pa.array(live))
     own_rows = pa.array(rows[passages["document"].to_numpy()], pa.uint32())
-    token_counts, centroid_counts = _lengths(reader.codes.offsets), _lengths(reader.centroids.offsets)
-    tokens = np.repeat(live, token_counts)
+    codes, touched = reader.codes, reader.centroids
+    token_counts, centroid_counts = _lengths(codes.offsets), _lengths(touched.offsets)
+    outlier_counts = _lengths(touched.outlier_offsets)
+    tokens, outliers = np.repeat(live, token_counts), np.repeat(live, outlier_counts)
     return _Part(
         documents=reader.read_table().filter(pa.array(live_rows)),
         passages=passages.set_column(0, schema.PASSAGES.field("document"), own_rows),
         rows=rows,
         token_counts=token_counts[live],
-        codes=reader.codes.codes[tokens],
-        scales=reader.codes.scales[tokens],
+        codes=codes.codes[tokens],
+        scales=codes.scales[tokens],
         centroid_counts=centroid_counts[live],
-        centroid_ids=reader.centroids.ids[np.repeat(live, centroid_counts)],
+        centroid_ids=touched.ids[np.repeat(live, centroid_counts)],
+        outlier_counts=outlier_counts[live],
+        outlier_codes=touched.outlier_codes[outliers],
+        outlier_scales=touched.outlier_scales[outliers],
     )
 
 

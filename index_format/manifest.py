@@ -56,6 +56,8 @@ class CodebookRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     encoder: the fingerprint of what made the vectors they lie among. trained_on_segments: ids, as they were then.
     held_out_distance: mean squared distance to them of vectors of those segments that were held out; None: too few.
+    outlier_distance: squared distance from its centroid from which on a token stands for itself among candidates;
+    None: none does.
     """
 
     id: str
@@ -64,6 +66,7 @@ class CodebookRecord(msgspec.Struct, frozen=True, kw_only=True):
     trained_on_tokens: int
     trained_on_segments: list[str]
     held_out_distance: float | None
+    outlier_distance: float | None
     file: FileRef
 
 
@@ -208,6 +211,8 @@ def _refuse_bad_numbers(manifest: Manifest, where: str) -> None:
         raise IndexCorrupt(f"{where}: a count of documents, passages, tokens or centroids is out of range.")
     if (manifest.codebook.held_out_distance or 0.0) < 0:
         raise IndexCorrupt(f"{where}: held_out_distance is {manifest.codebook.held_out_distance}, expected 0 or more.")
+    if manifest.codebook.outlier_distance is not None and manifest.codebook.outlier_distance <= 0:
+        raise IndexCorrupt(f"{where}: outlier_distance is {manifest.codebook.outlier_distance}, expected more than 0.")
     if bits not in BITS or dim % 8 or not 8 <= dim <= MAX_DIM:
         raise IndexCorrupt(f"{where}: no codec has {bits} bits and {dim} dimensions.")
     if not all(1 <= version <= manifest.version for version in [manifest.floor, *manifest.tags.values()]):

@@ -70,10 +70,13 @@ def centroid_id_dtype(centroids: int) -> str:
     return "<u2" if centroids <= 2**16 else "<u4"
 
 
-def centroid_arrays(passages: int, centroids: int) -> dict[str, ArraySpec]:
+def centroid_arrays(passages: int, centroids: int, row_bytes: int) -> dict[str, ArraySpec]:
     return {
         "offsets": ArraySpec("<u4", (passages + 1,)),
         "ids": ArraySpec(centroid_id_dtype(centroids), (None,)),
+        "outlier_offsets": ArraySpec("<u4", (passages + 1,)),
+        "outlier_codes": ArraySpec("|u1", (None, row_bytes)),
+        "outlier_scales": ArraySpec("<f2", (None,)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -90,20 +91,38 @@ def write_centroids(
     book: Codebook,
     nearest: Nearest | None = None,
 ) -> FileRef:
-    """Find the centroids that each passage of a segment touches and write them beside it.
+    """Find the centroids that each passage of a segment touches, and its outliers, and write them beside it.
 
     nearest: what finds them; `book.nearest` by default.
     """
     arrays = map_codes(files, segment, codec)
     find = nearest or book.nearest
     ids = np.empty(segment.tokens, np.uint32)
+    is_outlier = np.empty(segment.tokens, bool)
     for start in range(0, segment.tokens, _BLOCK):
-        end = start + _BLOCK
-        ids[start:end] = find(codec.decompress(arrays.codes[start:end], arrays.scales[start:end]))
+        own = slice(start, start + _BLOCK)
+        vectors = codec.decompress(arrays.codes[own], arrays.scales[own])
+        ids[own] = find(vectors)
+        is_outlier[own] = book.outliers(vectors, ids[own])
     offsets, distinct = distinct_per_passage(arrays.offsets, ids)
-    narrow = distinct.astype(schema.centroid_id_dtype(len(book.centroids)))
-    key = keys.centroids(segment.id, keys.new_id())
-    return write_object(store, key, write_npz({"offsets": offsets, "ids": narrow}))
+    outliers = np.flatnonzero(is_outlier)
+    touched = PassageCentroids(
+        offsets=offsets,
+        ids=distinct.astype(schema.centroid_id_dtype(len(book.centroids))),
+        outlier_offsets=np.searchsorted(outliers, arrays.offsets).astype(np.uint32),
+        outlier_codes=arrays.codes[outliers],
+        outlier_scales=arrays.scales[outliers],
+    )
+    return write_passage_centroids(store, segment, touched)
+
+
+def write_passage_centroids(
+    store: Store, segment: EncodedSegment | SegmentRecord, touched: PassageCentroids
+) -> FileRef:
+    """Write a centroids file of a segment under a new key."""
+    names = [one.name for one in dataclasses.fields(touched)]
+    data = write_npz(dict(zip(names, touched.arrays, strict=True)))
+    return write_object(store, keys.centroids(segment.id, keys.new_id()), data)
 
 
 _BLOCK = 16384  # tokens decompressed at once
@@ -112,19 +131,35 @@ _TEXTS = 64 * schema.ROW_GROUP  # documents whose texts are in memory at once
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """The mapped arrays of codes.npz."""
+    """The mapped arrays of codes.npz, in their order there."""
 
     offsets: NDArray[np.uint32]
     codes: NDArray[np.uint8]
     scales: NDArray[np.float16]
 
+    @property
+    def arrays(self) -> tuple[NDArray[np.generic], ...]:
+        return self.offsets, self.codes, self.scales
+
 
 @dataclass(frozen=True, slots=True)
 class PassageCentroids:
-    """The mapped arrays of centroids.npz: ids uint16 or uint32, ascending in each passage, offsets uint32 [P + 1]."""
+    """The arrays of centroids.npz, in their order there.
+
+    ids: uint16 or uint32, ascending in each passage, whose places offsets uint32 [P + 1] tells. outlier_codes: uint8
+    [E, row_bytes] and outlier_scales: float16 [E], copies of those of the passage's outliers, whose places
+    outlier_offsets uint32 [P + 1] tells.
+    """
 
     offsets: NDArray[np.uint32]
     ids: NDArray[np.uint16] | NDArray[np.uint32]
+    outlier_offsets: NDArray[np.uint32]
+    outlier_codes: NDArray[np.uint8]
+    outlier_scales: NDArray[np.float16]
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.generic], ...]:
+        return self.offsets, self.ids, self.outlier_offsets, self.outlier_codes, self.outlier_scales
 
 
 def map_codes(files: FileCache, segment: EncodedSegment | SegmentRecord, codec: Codec) -> Codes:
@@ -164,17 +199,22 @@ class SegmentReader:
 
     @cached_property
     def centroids(self) -> PassageCentroids:
-        """The distinct centroid ids of each passage."""
+        """The distinct centroid ids of each passage, and its outliers."""
         path = self._files.path(self.record.centroids_file)
-        arrays = map_npz(path, schema.centroid_arrays(self.record.passages, self._centroids))
+        specs = schema.centroid_arrays(self.record.passages, self._centroids, self._codec.row_bytes)
+        arrays = map_npz(path, specs)
         _check_offsets(arrays["offsets"], len(arrays["ids"]), f"{path}: offsets")
+        outliers = len(arrays["outlier_scales"])
+        if len(arrays["outlier_codes"]) != outliers:
+            raise IndexCorrupt(f"{path}: {len(arrays['outlier_codes'])} outlier_codes, but {outliers} outlier_scales.")
+        _check_offsets(arrays["outlier_offsets"], outliers, f"{path}: outlier_offsets", may_be_empty=True)
         highest = int(arrays["ids"].max())
         if highest >= self._centroids:
             raise IndexCorrupt(
                 f"{self.record.centroids_file.key}: touches centroid {highest}, but the codebook has "
                 f"{self._centroids}. Restore the file or rebuild."
             )
-        return PassageCentroids(arrays["offsets"], arrays["ids"])  # type: ignore[arg-type]  # dtypes are in the specs
+        return PassageCentroids(**arrays)  # type: ignore[arg-type]  # dtypes are in the specs
 
     @cached_property
     def deleted(self) -> NDArray[np.bool_]:
@@ -326,10 +366,12 @@ def read_codec(files: FileCache, record: CodecRecord, dim: int) -> Codec:
 
 def read_codebook(files: FileCache, record: CodebookRecord, dim: int) -> Codebook:
     arrays = map_npz(files.path(record.file), schema.codebook_arrays(record.centroids, dim))
-    return Codebook(centroids=arrays["centroids"])  # type: ignore[arg-type]
+    return Codebook(arrays["centroids"], record.outlier_distance)  # type: ignore[arg-type]
 
 
-def _check_offsets(offsets: NDArray[np.generic], total: int, where: str) -> None:
+def _check_offsets(offsets: NDArray[np.generic], total: int, where: str, *, may_be_empty: bool = False) -> None:
+    """may_be_empty: whether a passage may have nothing."""
     values = offsets.astype(np.int64)
-    if values[0] != 0 or values[-1] != total or (np.diff(values) <= 0).any():
-        raise IndexCorrupt(f"{where}: must rise from 0 to {total}, each above the one before.")
+    if values[0] != 0 or values[-1] != total or (np.diff(values) < (0 if may_be_empty else 1)).any():
+        order = "none below" if may_be_empty else "each above"
+        raise IndexCorrupt(f"{where}: must rise from 0 to {total}, {order} the one before.")

@@ -212,7 +212,7 @@ def _check_segment(walk: _Walk, manifest: Manifest, record: SegmentRecord, found
         return check_codes(path, record, row_bytes)
 
     def touched(path: Path) -> Iterator[Problem]:
-        return check_passage_centroids(path, record.passages, manifest.codebook.centroids)
+        return check_passage_centroids(path, record.passages, manifest.codebook.centroids, row_bytes)
 
     with contextlib.suppress(IndexCorrupt, ObjectMissing):  # each is met again below, one at a time
         walk.files.fetch(file for file in record.files() if file not in walk.checked)

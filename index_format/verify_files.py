@@ -45,14 +45,17 @@ def check_codes(path: Path, record: SegmentRecord, row_bytes: int) -> Iterator[P
     """SPEC §4.4."""
     arrays = map_npz(path, schema.codes_arrays(record.passages, record.tokens, row_bytes))
     yield from _offsets(arrays["offsets"], record.tokens)
-    scales = arrays["scales"].astype(np.float32)
-    wrong = ~(np.isfinite(scales) & (scales >= LEAST_SCALE))
-    yield from _each(wrong, lambda token: f"the scale of token {token} is {scales[token]}, expected 2^-14 or more")
+    yield from _scales(arrays["scales"], "token")
 
 
-def check_passage_centroids(path: Path, passages: int, centroids: int) -> Iterator[Problem]:
+def check_passage_centroids(path: Path, passages: int, centroids: int, row_bytes: int) -> Iterator[Problem]:
     """SPEC §4.5."""
-    arrays = map_npz(path, schema.centroid_arrays(passages, centroids))
+    arrays = map_npz(path, schema.centroid_arrays(passages, centroids, row_bytes))
+    outliers = len(arrays["outlier_scales"])
+    if len(arrays["outlier_codes"]) != outliers:
+        yield Problem(f"{len(arrays['outlier_codes'])} outlier_codes, but {outliers} outlier_scales")
+    yield from _offsets(arrays["outlier_offsets"], outliers, "outlier_offsets", least=0)
+    yield from _scales(arrays["outlier_scales"], "outlier")
     offsets, ids = arrays["offsets"].astype(np.int64), arrays["ids"].astype(np.int64)
     problems = list(_offsets(arrays["offsets"], len(ids)))
     yield from problems
@@ -171,11 +174,19 @@ def _finite(path: Path, specs: Mapping[str, ArraySpec]) -> Iterator[Problem]:
             yield Problem(f"{name}: row {row} is not finite", row)
 
 
-def _offsets(offsets: NDArray[np.generic], total: int) -> Iterator[Problem]:
+def _scales(stored: NDArray[np.generic], of: str) -> Iterator[Problem]:
+    scales = stored.astype(np.float32)
+    wrong = ~(np.isfinite(scales) & (scales >= LEAST_SCALE))
+    yield from _each(wrong, lambda at: f"the scale of {of} {at} is {scales[at]}, expected 2^-14 or more")
+
+
+def _offsets(offsets: NDArray[np.generic], total: int, name: str = "offsets", least: int = 1) -> Iterator[Problem]:
+    """least: how many things a passage has at least."""
     values = offsets.astype(np.int64)
     if values[0] != 0 or values[-1] != total:
-        yield Problem(f"offsets go from {values[0]} to {values[-1]}, expected 0 to {total}")
-    yield from _each(np.diff(values) <= 0, lambda at: f"the offsets of passage {at} do not rise")
+        yield Problem(f"{name} go from {values[0]} to {values[-1]}, expected 0 to {total}")
+    problem = "do not rise" if least else "fall"
+    yield from _each(np.diff(values) < least, lambda at: f"the {name} of passage {at} {problem}")
 
 
 def _parquet(path: Path, file: pq.ParquetFile, expected: pa.Schema) -> Iterator[Problem]:

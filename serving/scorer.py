@@ -64,8 +64,8 @@ class Scorer(Protocol):
         ...
 
 
-EXHAUSTIVE_BYTES: dict[Recall, float] = {"fast": 4_000_000, "balanced": 160_000_000, "exact": np.inf}
-"""Codes of at most so many bytes are scored whole: 1 and 50 milliseconds on one core (docs/decisions/0003)."""
+EXHAUSTIVE_BYTES: dict[Recall, float] = {"fast": 4_000_000, "balanced": 16_000_000, "exact": np.inf}
+"""Codes of at most so many bytes are scored whole: 1 and 5 milliseconds on one core (docs/decisions/0003)."""
 
 
 class CpuScorer:

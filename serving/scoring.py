@@ -64,6 +64,11 @@ class Query:
     bits: int
     level: Level
 
+    @property
+    def row_bytes(self) -> int:
+        """Packed bytes of one token of the index."""
+        return int(self.vectors.shape[1]) * self.bits // 8
+
     @cached_property
     def lanes(self) -> list[Lanes]:
         """For codes of the index."""
@@ -128,13 +133,14 @@ def _fill(
 class CodedCentroids:
     """Centroids in 8 bits a dimension. codes: uint8 [C, D], scales: float16 [C], half_norms: float32 [C].
 
-    mean: float32 [D], of all of them as decoded.
+    mean: float32 [D], of all of them as decoded. longest: the length of the longest.
     """
 
     codes: NDArray[np.uint8]
     scales: NDArray[np.float16]
     half_norms: NDArray[np.float32]
     mean: NDArray[np.float32]
+    longest: np.float32
 
     @staticmethod
     def of(centroids: NDArray[np.float32]) -> CodedCentroids:
@@ -142,12 +148,33 @@ class CodedCentroids:
         codes, scales = codec.compress(centroids)
         decoded = codec.decompress(codes, scales)
         half_norms = np.einsum("cd,cd->c", decoded, decoded) / np.float32(2)
-        return CodedCentroids(codes, scales, half_norms, decoded.mean(axis=0, dtype=np.float64).astype(np.float32))
+        mean = decoded.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return CodedCentroids(codes, scales, half_norms, mean, np.sqrt(2 * half_norms.max()))
 
 
-def centroid_means(query: Query, centroids: CodedCentroids) -> NDArray[np.float32]:
-    """The mean product of each query vector with all centroids: float32 [Q], the same whoever computes the products."""
-    return np.asarray((query.levels * query.scales[:, None]) @ centroids.mean, np.float32)
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How products become bytes: (product - floor) · step, cut to 0..255 and rounded down.
+
+    floors: float32 [Q], one for each query vector. step: the same for all, so that bytes can be added.
+    """
+
+    floors: NDArray[np.float32]
+    step: np.float32
+
+
+def round_to_bytes(query: Query, centroids: CodedCentroids) -> Rounding:
+    """The rounding of a query's products with centroids and outliers.
+
+    It depends on query and codebook alone, so that an approximate score does not depend on what other passages there
+    are. The top is the product with a centroid as long as the longest in the vector's own direction, which no other
+    exceeds; from there the widest way down to the mean of all centroids has 255 steps. What lies below the mean is no
+    passage's best, and an outlier above the top counts as the top.
+    """
+    rounded = query.levels * query.scales[:, None]
+    tops = np.sqrt(np.einsum("qd,qd->q", rounded, rounded)) * centroids.longest
+    reach = (tops - rounded @ centroids.mean).max(initial=0.0)
+    return Rounding(tops - reach, np.float32(_TABLE_TOP / float(reach)) if reach > 0 else np.float32(0))
 
 
 def prepare_query(vectors: NDArray[np.float32], codec: Codec, level: Level | None = None) -> Query:
@@ -213,24 +240,40 @@ def sharing(counts: Sequence[int], level: Level | None = None) -> list[range]:
 def approximate_scores(
     query: Query, table: SegmentTable, centroids: CodedCentroids, allowed: NDArray[np.bool_], *, threads: int = 1
 ) -> NDArray[np.int32]:
-    """For each passage, the sum over query vectors of its best centroid's product, in small whole steps: int32 [P].
+    """For each passage, the sum over query vectors of its best product, in small whole steps: int32 [P].
 
-    A passage that is not allowed gets -1, and one that is allowed at least 0.
+    The best of the products with the passage's centroids, and of those with its outliers on their own codes (a part of
+    SPEC §6.2), each made a byte by `round_to_bytes`. A passage that is not allowed gets -1, and one that is allowed at
+    least 0.
     """
     sums = allowed.astype(np.int32) - 1
-    values = [_centroid_values(query, lanes, centroids) for lanes in query.centroid_lanes]
-    means = centroid_means(query, centroids)
-    greatest = np.concatenate([one.greatest[: one.lanes.vectors] for one in values])
-    # One step for all query vectors, as wide as the widest way from the mean to the best centroid: what lies
-    # below the mean is no passage's best. Relative to what this query finds, never absolute.
-    reach = float((greatest - means).max())
-    step = np.float32(_TABLE_TOP / reach) if reach > 0 else np.float32(0)
-    for one in values:
-        rows = _round_table(query, one, reach, step)
-        kernel = native.scan_kernel(query.level, one.lanes.blocks, table.id_bytes)
+    rounding = round_to_bytes(query, centroids)
+    first_vector = 0
+    for lanes, centroid_lanes in zip(query.lanes, query.centroid_lanes, strict=True):
+        columns = len(lanes.scales)
+        floors = _padded(rounding.floors[first_vector : first_vector + lanes.vectors], columns)
+        steps = _padded(np.full(lanes.vectors, rounding.step), columns)
+        first_vector += lanes.vectors
+        rows = _centroid_table(query, centroid_lanes, centroids, floors, steps)
+        outliers = _outlier_bytes(query, lanes, table, floors, steps, threads)
+        kernel = native.scan_kernel(query.level, lanes.blocks, table.id_bytes)
 
-        def scan(first: int, last: int, kernel: native.Kernel = kernel, rows: NDArray[np.uint8] = rows) -> None:
-            kernel(first, last, _address(table.rows), _address(rows), len(rows) - 1, _address(sums))
+        def scan(
+            first: int,
+            last: int,
+            kernel: native.Kernel = kernel,
+            rows: NDArray[np.uint8] = rows,
+            outliers: NDArray[np.uint8] = outliers,
+        ) -> None:
+            kernel(
+                first,
+                last,
+                _address(table.rows),
+                _address(rows),
+                len(rows) - 1,
+                _address(outliers),
+                _address(sums),
+            )
 
         _in_threads(scan, len(sums), threads)
     return sums
@@ -284,17 +327,17 @@ def _registers(
     return _aligned(arranged), corrections.reshape(count, size), halves.reshape(count, size)
 
 
-@dataclass(frozen=True, slots=True)
-class _CentroidValues:
-    lanes: Lanes
-    values: NDArray[np.float32]  # [C, lanes]
-    greatest: NDArray[np.float32]
-
-
-def _centroid_values(query: Query, lanes: Lanes, centroids: CodedCentroids) -> _CentroidValues:
+def _centroid_table(
+    query: Query,
+    lanes: Lanes,
+    centroids: CodedCentroids,
+    floors: NDArray[np.float32],
+    steps: NDArray[np.float32],
+) -> NDArray[np.uint8]:
+    """The byte of each centroid: [a power of two, lanes]; the rows beyond the centroids are zeros."""
     count, columns = len(centroids.codes), len(lanes.scales)
     values = np.empty((count, columns), np.float32)
-    greatest = np.empty(columns, np.float32)
+    table = np.zeros((1 << (count - 1).bit_length(), columns), np.uint8)
     native.centroid_values_kernel(query.level, lanes.blocks)(
         count,
         centroids.codes.shape[1],
@@ -304,21 +347,43 @@ def _centroid_values(query: Query, lanes: Lanes, centroids: CodedCentroids) -> _
         _address(lanes.corrections),
         _address(lanes.scales),
         _address(values),
-        _address(greatest),
     )
-    return _CentroidValues(lanes, values, greatest)
-
-
-def _round_table(query: Query, one: _CentroidValues, reach: float, step: np.float32) -> NDArray[np.uint8]:
-    """Bytes [a power of two, lanes]; the rows beyond the centroids are zeros."""
-    count, columns = one.values.shape
-    table = np.zeros((1 << (count - 1).bit_length(), columns), np.uint8)
-    floors = one.greatest - np.float32(reach)
-    steps = np.where(np.arange(columns) < one.lanes.vectors, step, np.float32(0))
-    native.round_table_kernel(query.level, one.lanes.blocks)(
-        count, _address(one.values), _address(floors), _address(steps), _address(table)
+    native.round_table_kernel(query.level, lanes.blocks)(
+        count, _address(values), _address(floors), _address(steps), _address(table)
     )
     return table
+
+
+def _outlier_bytes(
+    query: Query,
+    lanes: Lanes,
+    table: SegmentTable,
+    floors: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    threads: int,
+) -> NDArray[np.uint8]:
+    """The byte of each outlier of all segments: [outliers, lanes]."""
+    outliers = np.empty((table.outliers, len(lanes.scales)), np.uint8)
+    kernel = native.outlier_bytes_kernel(query.level, query.bits, lanes.blocks)
+
+    def score(first: int, last: int) -> None:
+        kernel(
+            first,
+            last,
+            len(table.rows) - 1,
+            _address(table.rows),
+            query.row_bytes,
+            _address(lanes.query),
+            _address(lanes.corrections),
+            _address(lanes.scales),
+            _address(lanes.offsets),
+            _address(floors),
+            _address(steps),
+            _address(outliers),
+        )
+
+    _in_threads(score, len(outliers), threads)
+    return outliers
 
 
 def _in_threads(work: Callable[[int, int], None], count: int, threads: int) -> None:

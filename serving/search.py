@@ -1,7 +1,7 @@
 """The steps of one search over one snapshot, in the order in which they run.
 
-1. Score all centroids against the query's vectors.
-2. Approximate score of every passage that may be found, from its centroids.
+1. Score all centroids against the query's vectors, and the tokens that lie far from every centroid.
+2. Approximate score of every passage that may be found, from those of them that it has.
 3. Candidates: the best of them over all segments together, as many as this query needs (candidates.py).
 4. MaxSim of the candidates on their codes.
 5. The best k by score, then by document id, then by place in the document.

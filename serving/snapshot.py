@@ -169,12 +169,7 @@ class Snapshot:
     @cached_property
     def table(self) -> SegmentTable:
         """Where the kernels find the arrays of all segments."""
-        return SegmentTable.of(
-            [
-                (s.codes.offsets, s.codes.codes, s.codes.scales, s.centroids.offsets, s.centroids.ids)
-                for s in self.segments
-            ]
-        )
+        return SegmentTable.of([(*one.codes.arrays, *one.centroids.arrays) for one in self.segments])
 
     @cached_property
     def scorer(self) -> Scorer:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from index_format import keys
+from index_format.codebook import Codebook
 from index_format.codec import Codec
 from index_format.errors import EncoderMismatch
 from index_format.files import write_object
@@ -32,8 +33,10 @@ MAX_SAMPLE = 1 << 17  # vectors: 200 MB at 384 dimensions, so that a build needs
 LEAST_PER_CENTROID = 16  # even where that is more
 HELD_OUT_EVERY = 16  # passages of a segment, one of which no codebook is trained on
 HELD_OUT_SAMPLE = 1 << 14  # of those, vectors whose distance is measured
-LEAST_TOKENS = 2048  # token vectors, below which they are too few to tell a kind of text
+LEAST_TOKENS = 2048  # token vectors, below which they are too few to tell a kind of text, or what is rare in it
 ITERATIONS = 8
+OUTLIER_SHARE = 0.02  # of the tokens, which stand for themselves among candidates: docs/decisions/0003
+OUTLIER_SAMPLE = 1 << 15  # tokens by whose distances that is found out
 SEED = 20
 _BLOCK = 8192  # vectors decompressed at once
 
@@ -57,14 +60,19 @@ def train_codebook(
     size = min(sum(trained_on), SAMPLE_PER_CENTROID * centroids, most)
     trained = kmeans(_sample(index, segments, trained_on, opened, size, held=False), centroids)
     apart = _sample(index, segments, left_out, opened, min(sum(left_out), HELD_OUT_SAMPLE), held=True)
+    tokens = [segment.tokens for segment in segments]
+    any_kind = _sample(index, segments, tokens, opened, min(sum(tokens), OUTLIER_SAMPLE), held=None)
+    coded = CodedCentroids.of(trained)
+    farther = outlier_distance(squared_distances(any_kind, trained, coded))
     codebook_id = keys.new_id()
     return CodebookRecord(
         id=codebook_id,
         encoder=encoder,
         centroids=centroids,
-        trained_on_tokens=sum(segment.tokens for segment in segments),
+        trained_on_tokens=sum(tokens),
         trained_on_segments=[segment.id for segment in segments],
-        held_out_distance=_mean_distance(apart, trained),
+        held_out_distance=_mean_distance(apart, trained, coded),
+        outlier_distance=farther if sum(tokens) >= LEAST_TOKENS else None,
         file=write_object(index.store, keys.codebook(codebook_id), write_npz({"centroids": trained})),
     )
 
@@ -104,14 +112,23 @@ def squared_distances(
 ) -> NDArray[np.float32]:
     """How far vectors float32 [n, D] lie from their nearest centroids, which `coded` are too: float32 [n]."""
     nearest = nearest_centroids(vectors, coded, threads=os.cpu_count() or 1)
-    distances: NDArray[np.float32] = np.square(vectors - centroids[nearest]).sum(axis=1)
-    return distances
+    return Codebook(centroids).squared_distances(vectors, nearest)
 
 
-def _mean_distance(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> float | None:
+def _mean_distance(vectors: NDArray[np.float32], centroids: NDArray[np.float32], coded: CodedCentroids) -> float | None:
     if len(vectors) < LEAST_TOKENS:
         return None
-    return float(squared_distances(vectors, centroids, CodedCentroids.of(centroids)).mean())
+    return float(squared_distances(vectors, centroids, coded).mean())
+
+
+def outlier_distance(distances: NDArray[np.float32], share: float = OUTLIER_SHARE) -> float | None:
+    """From which squared distance on a token is an outlier, so that the farthest `share` of some tokens are.
+
+    Those are of the index as it is, whether the codebook was trained on them or not: in a small index it was trained on
+    most, which lie nearer than text that it never saw. None where they lie on their centroids: then there is nothing
+    that a centroid does not tell.
+    """
+    return float(np.quantile(distances, 1 - share, method="higher")) or None
 
 
 def _one_encoder(address: str, segments: Sequence[EncodedSegment | SegmentRecord]) -> str:
@@ -142,18 +159,20 @@ def _sample(
     codec: Codec,
     size: int,
     *,
-    held: bool,
+    held: bool | None,
 ) -> NDArray[np.float32]:
-    """`size` token vectors float32 [size, D], drawn evenly from those of all segments that are held out, or are not.
+    """`size` token vectors float32 [size, D], drawn evenly from all segments.
 
-    counts: how many that are, by segment.
+    held: whether from those that are held out, or those that are not; None: from all. counts: how many that are, by
+    segment.
     """
     chosen = np.sort(np.random.default_rng(SEED).choice(sum(counts), size, replace=False))
     sample = np.empty((size, codec.dim), np.float32)
     first = filled = 0
     for segment, count in zip(segments, counts, strict=True):
         arrays = map_codes(index.files, segment, codec)
-        rows_of_kind = np.flatnonzero(_held_out(index, segment, codec) == held)
+        is_held = _held_out(index, segment, codec)
+        rows_of_kind = np.flatnonzero((is_held == held) | (held is None))
         own = rows_of_kind[chosen[(chosen >= first) & (chosen < first + count)] - first]
         for start in range(0, len(own), _BLOCK):
             rows = own[start : start + _BLOCK]

@@ -38,6 +38,7 @@ from index_format.store import Store
 
 DIM = 8
 CENTROIDS = 5
+OUTLIER_DISTANCE = 1.0  # some words without a centroid of their own are farther than that, others are not
 WORDS = ["harbour", "lantern", "copper", "meadow", "violin", "ember", "glacier", "saffron"]
 
 document_ids = st.sampled_from(["a", "b", "c", "d", "é/1", "with space"])
@@ -73,7 +74,7 @@ def token_vectors(text: str) -> NDArray[np.float32]:
 def make_recipe(index: Index, *, bits: int = 4, encoder: str = "words") -> Recipe:
     """Write a codec and a codebook into an index that has none yet."""
     sample = np.stack([word_vector(word) for word in WORDS])
-    codec, book = Codec(mean=sample.mean(axis=0), bits=bits), Codebook(centroids=sample[:CENTROIDS].copy())
+    codec, book = Codec(sample.mean(axis=0), bits), Codebook(sample[:CENTROIDS].copy(), OUTLIER_DISTANCE)
     codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
     book_id = keys.new_id()
     record = EncoderRecord(name=encoder, fingerprint=hashlib.sha256(encoder.encode()).hexdigest(), dim=DIM)
@@ -89,6 +90,7 @@ def make_recipe(index: Index, *, bits: int = 4, encoder: str = "words") -> Recip
             trained_on_tokens=len(sample),
             trained_on_segments=[],
             held_out_distance=None,
+            outlier_distance=OUTLIER_DISTANCE,
             file=book_file,
         ),
         codec=codec,

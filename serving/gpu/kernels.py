@@ -1,7 +1,8 @@
 """The kernels of a search on a GPU, in Triton: what `serving/kernels` says for a processor, with the same results.
 
-A row of `segments` is that of `serving/kernels/segments.py`: the segment's first passage, then five addresses.
-`segment_of` has each passage's row, so that one launch serves all segments and none needs a search.
+A row of `segments` is that of `serving/kernels/segments.py`: the segment's first passage and first outlier, then
+addresses. `segment_of` has each passage's row and `outlier_segment_of` each outlier's, so that one launch serves all
+segments and none needs a search.
 
 A tile past the end of a passage repeats the last token, which changes no maximum; so passages need no padding.
 No product may be fused with a sum (SPEC §6.2): every launch says `enable_fp_fusion=False` (launches.py).
@@ -16,11 +17,15 @@ from serving.kernels.segments import Field
 
 FIELDS = tl.constexpr(len(Field))
 FIRST_PASSAGE = tl.constexpr(int(Field.FIRST_PASSAGE))
+FIRST_OUTLIER = tl.constexpr(int(Field.FIRST_OUTLIER))
 TOKEN_OFFSETS = tl.constexpr(int(Field.TOKEN_OFFSETS))
 CODES = tl.constexpr(int(Field.CODES))
 SCALES = tl.constexpr(int(Field.SCALES))
 CENTROID_OFFSETS = tl.constexpr(int(Field.CENTROID_OFFSETS))
 CENTROID_IDS = tl.constexpr(int(Field.CENTROID_IDS))
+OUTLIER_OFFSETS = tl.constexpr(int(Field.OUTLIER_OFFSETS))
+OUTLIER_CODES = tl.constexpr(int(Field.OUTLIER_CODES))
+OUTLIER_SCALES = tl.constexpr(int(Field.OUTLIER_SCALES))
 LOWEST = tl.constexpr(float("-inf"))
 TABLE_TOP = tl.constexpr(255.0)
 
@@ -38,16 +43,19 @@ def _span(row, offsets_field: tl.constexpr, passage):
 
 @triton.jit
 def _values(
-    codes, scales, rows, query, corrections, BITS: tl.constexpr, DIM: tl.constexpr, VECTORS: tl.constexpr,
+    rows, scales, query, corrections, BITS: tl.constexpr, DIM: tl.constexpr, VECTORS: tl.constexpr,
     ROWS: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
-    """float32(Σ q · (2c - (2^BITS - 1))) · scale of `rows` against all query vectors: float32 [ROWS, VECTORS]."""
+    """float32(Σ q · (2c - (2^BITS - 1))) · scale of rows of codes against all query vectors: float32 [ROWS, VECTORS].
+
+    rows: where each begins. scales: where each one's scale is.
+    """
     WIDTH: tl.constexpr = DIM * BITS // 8
     vectors = tl.arange(0, VECTORS)
     sums = tl.zeros([ROWS, VECTORS], tl.int32)
     for chunk in tl.static_range((WIDTH + BYTES - 1) // BYTES):
         byte = chunk * BYTES + tl.arange(0, BYTES)
-        places = codes + rows[:, None] * WIDTH + byte[None, :]
+        places = rows[:, None] + byte[None, :]
         packed = tl.load(places) if WIDTH % BYTES == 0 else tl.load(places, mask=byte[None, :] < WIDTH, other=0)
         for plane in tl.static_range(8 // BITS):
             if BITS == 8:
@@ -58,7 +66,7 @@ def _values(
             levels = tl.load(own) if WIDTH % BYTES == 0 else tl.load(own, mask=byte[:, None] < WIDTH, other=0)
             sums = tl.dot(digits, levels, sums, out_dtype=tl.int32)
     exact = (2 * sums - tl.load(corrections + vectors)[None, :]).to(tl.float32)
-    return exact * tl.load(scales + rows).to(tl.float32)[:, None]
+    return exact * tl.load(scales).to(tl.float32)[:, None]
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -87,7 +95,8 @@ def maxsim(
             best = tl.full([TOKENS, VECTORS], LOWEST, tl.float32)
             for token in range(start, stop, TOKENS):
                 tokens = tl.minimum(token + tl.arange(0, TOKENS), stop - 1)
-                values = _values(codes, scales, tokens, query, corrections, BITS, DIM, VECTORS, TOKENS, BYTES)
+                rows = codes + tokens * (DIM * BITS // 8)
+                values = _values(rows, scales + tokens, query, corrections, BITS, DIM, VECTORS, TOKENS, BYTES)
                 best = tl.maximum(best, values)
             part = tl.max(best, axis=0) * tl.load(query_scales + vectors) + tl.load(offsets + vectors)
             tl.store(parts + at * VECTORS + vectors, part)
@@ -141,9 +150,9 @@ def centroid_values(
     """The product of every centroid (codes of 8 bits) with every query vector: values float32 [count, VECTORS]."""
     at = tl.program_id(0).to(tl.int64) * CENTROIDS + tl.arange(0, CENTROIDS)
     vectors = tl.arange(0, VECTORS)
-    own = _values(
-        codes, scales, tl.minimum(at, count - 1), query, corrections, 8, DIM, VECTORS, CENTROIDS, BYTES
-    ) * tl.load(query_scales + vectors)[None, :]  # fmt: skip
+    rows = tl.minimum(at, count - 1)
+    own = _values(codes + rows * DIM, scales + rows, query, corrections, 8, DIM, VECTORS, CENTROIDS, BYTES)
+    own *= tl.load(query_scales + vectors)[None, :]
     tl.store(values + at[:, None] * VECTORS + vectors[None, :], own, mask=at[:, None] < count)
 
 
@@ -154,19 +163,49 @@ def round_table(count, values, floors, steps, table, VECTORS: tl.constexpr, CENT
     vectors = tl.arange(0, VECTORS)
     inside = at[:, None] < count
     own = tl.load(values + at[:, None] * VECTORS + vectors[None, :], mask=inside, other=0.0)
-    scaled = (own - tl.load(floors + vectors)[None, :]) * tl.load(steps + vectors)[None, :]
-    whole = tl.minimum(tl.maximum(scaled, 0.0), TABLE_TOP).to(tl.int32).to(tl.uint8)
-    tl.store(table + at[:, None] * VECTORS + vectors[None, :], whole, mask=inside)
+    tl.store(table + at[:, None] * VECTORS + vectors[None, :], _bytes(own, floors, steps, VECTORS), mask=inside)
+
+
+@triton.jit
+def _bytes(values, floors, steps, VECTORS: tl.constexpr):
+    """Values as whole steps above their floor, cut to a byte: uint8 like `values`, which has a column a vector."""
+    vectors = tl.arange(0, VECTORS)
+    scaled = (values - tl.load(floors + vectors)[None, :]) * tl.load(steps + vectors)[None, :]
+    return tl.minimum(tl.maximum(scaled, 0.0), TABLE_TOP).to(tl.int32).to(tl.uint8)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def outlier_bytes(
+    count, segments, outlier_segment_of, query, corrections, query_scales, offsets, floors, steps, outliers,
+    BITS: tl.constexpr, DIM: tl.constexpr, VECTORS: tl.constexpr, OUTLIERS: tl.constexpr, BYTES: tl.constexpr,
+):  # fmt: skip
+    """The byte of every outlier for every query vector, as in the table of centroids: outliers uint8 [count, VECTORS].
+
+    Of all passages at once: one has one or two, which would leave most of a tile empty.
+    """
+    at = tl.program_id(0).to(tl.int64) * OUTLIERS + tl.arange(0, OUTLIERS)
+    vectors = tl.arange(0, VECTORS)
+    inside = tl.minimum(at, count - 1)
+    own = segments + tl.load(outlier_segment_of + inside).to(tl.int64) * FIELDS
+    ordinals = inside - tl.load(own + FIRST_OUTLIER)
+    codes = tl.load(own + OUTLIER_CODES).to(tl.pointer_type(tl.uint8))
+    scales = tl.load(own + OUTLIER_SCALES).to(tl.pointer_type(tl.float16))
+    rows = codes + ordinals * (DIM * BITS // 8)
+    values = _values(rows, scales + ordinals, query, corrections, BITS, DIM, VECTORS, OUTLIERS, BYTES)
+    parts = values * tl.load(query_scales + vectors)[None, :] + tl.load(offsets + vectors)[None, :]
+    whole = _bytes(parts, floors, steps, VECTORS)
+    tl.store(outliers + at[:, None] * VECTORS + vectors[None, :], whole, mask=at[:, None] < count)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def scan(
-    count, found, segments, segment_of, centroids, table, sums, ADDED: tl.constexpr, WIDE: tl.constexpr,
+    count, found, segments, segment_of, centroids, table, outliers, sums, ADDED: tl.constexpr, WIDE: tl.constexpr,
     VECTORS: tl.constexpr, IDS: tl.constexpr,
 ):  # fmt: skip
-    """Each passage's sum over query vectors of its best byte in the table, in `sums` int32; -1 where it is not found.
+    """Each passage's sum over query vectors of its best byte, in `sums` int32; -1 where it is not found.
 
-    WIDE: centroid ids have four bytes, not two. ADDED: to what earlier query vectors gave.
+    The bytes are those of its centroids in the table, and of its outliers. WIDE: centroid ids have four bytes, not two.
+    ADDED: to what earlier query vectors gave.
     """
     vectors = tl.arange(0, VECTORS)
     for passage in range(tl.program_id(0), count, tl.num_programs(0)):
@@ -184,6 +223,11 @@ def scan(
                 # A wrong id in a file reads a wrong row, never beyond the table.
                 rows = tl.minimum(ids, centroids - 1)[:, None] * VECTORS + vectors[None, :]
                 best = tl.maximum(best, tl.load(table + rows).to(tl.int32))
+            start, stop = _span(row, OUTLIER_OFFSETS, passage)
+            own = outliers + tl.load(row + FIRST_OUTLIER) * VECTORS
+            for first in range(start, stop, IDS):
+                places = tl.minimum(first + tl.arange(0, IDS), stop - 1)
+                best = tl.maximum(best, tl.load(own + places[:, None] * VECTORS + vectors[None, :]).to(tl.int32))
             total = tl.sum(tl.max(best, axis=0), axis=0)
             if ADDED:
                 total += tl.load(sums + passage)

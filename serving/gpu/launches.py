@@ -19,6 +19,7 @@ _LONGEST_TILE = 64
 _SHORTEST_TILE = 16
 _PASSAGES = 256  # of one program that only adds or counts
 _CENTROIDS = 64
+_OUTLIERS = 64
 _IDS = 32
 _LEAST_BYTES = 32  # what a product of bytes takes at once
 _MOST_BYTES = 64
@@ -137,21 +138,10 @@ class Approximations:
 
 def approximate(resident: Resident, lanes: list[LanesOnDevice], found: Tensor, result: Approximations) -> None:
     """Fill in the approximate score of every passage that may be found, as `serving.scoring` defines it."""
-    values = [_centroid_values(resident, own) for own in lanes]
-    greatest = [one.amax(dim=0) for one in values]
-    reach = torch.stack([(top - own.means).amax() for top, own in zip(greatest, lanes, strict=True)]).amax()
-    # The division as on a processor: in float64, then rounded. A number over a tensor would be a reciprocal, and
-    # torch.where with a number a copy from the host, which no graph takes.
-    step = torch.full_like(reach, kernels.TABLE_TOP.value, dtype=torch.float64).div(reach.double()).float()
-    step = step.masked_fill(reach <= 0, 0.0)
-    for number, (own, value, top) in enumerate(zip(lanes, values, greatest, strict=True)):
-        table = torch.empty(value.shape, dtype=torch.uint8, device=resident.device)
-        kernels.round_table[(-(-len(value) // _CENTROIDS),)](
-            len(value), value, top - reach, step.expand_as(top).masked_fill(own.scales <= 0, 0.0), table,
-            VECTORS=own.vectors, CENTROIDS=_CENTROIDS, **EXACT,
-        )  # fmt: skip
+    for number, own in enumerate(lanes):
+        table, outliers = _centroid_table(resident, own), _outlier_bytes(resident, own)
         kernels.scan[(min(resident.passages, 2 * _programs(resident.device)),)](
-            resident.passages, found, resident.segments, resident.segment_of, len(value), table, result.sums,
+            resident.passages, found, resident.segments, resident.segment_of, len(table), table, outliers, result.sums,
             ADDED=number > 0, WIDE=resident.id_bytes == 4, VECTORS=own.vectors, IDS=_IDS, num_warps=1, **EXACT,
         )  # fmt: skip
     result.histogram.zero_()
@@ -160,7 +150,8 @@ def approximate(resident: Resident, lanes: list[LanesOnDevice], found: Tensor, r
     )
 
 
-def _centroid_values(resident: Resident, lanes: LanesOnDevice) -> Tensor:
+def _centroid_table(resident: Resident, lanes: LanesOnDevice) -> Tensor:
+    """The byte of each centroid: uint8 [C, vectors]."""
     count = len(resident.centroid_scales)
     values = torch.empty((count, lanes.vectors), dtype=torch.float32, device=resident.device)
     kernels.centroid_values[(-(-count // _CENTROIDS),)](
@@ -168,4 +159,22 @@ def _centroid_values(resident: Resident, lanes: LanesOnDevice) -> Tensor:
         lanes.levels, lanes.centroid_corrections, lanes.scales, values,
         DIM=resident.dim, VECTORS=lanes.vectors, CENTROIDS=_CENTROIDS, BYTES=chunk_bytes(resident.dim), **EXACT,
     )  # fmt: skip
-    return values
+    table = torch.empty(values.shape, dtype=torch.uint8, device=resident.device)
+    kernels.round_table[(-(-count // _CENTROIDS),)](
+        count, values, lanes.floors, lanes.steps, table, VECTORS=lanes.vectors, CENTROIDS=_CENTROIDS, **EXACT
+    )
+    return table
+
+
+def _outlier_bytes(resident: Resident, lanes: LanesOnDevice) -> Tensor:
+    """The byte of each outlier of all segments: uint8 [outliers, vectors]."""
+    count = len(resident.outlier_segment_of)
+    outliers = torch.empty((count, lanes.vectors), dtype=torch.uint8, device=resident.device)
+    if count:
+        kernels.outlier_bytes[(-(-count // _OUTLIERS),)](
+            count, resident.segments, resident.outlier_segment_of,
+            lanes.levels, lanes.corrections, lanes.scales, lanes.offsets, lanes.floors, lanes.steps, outliers,
+            BITS=resident.bits, DIM=resident.dim, VECTORS=lanes.vectors, OUTLIERS=_OUTLIERS,
+            BYTES=chunk_bytes(resident.dim * resident.bits // 8), **EXACT,
+        )  # fmt: skip
+    return outliers

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serving.scoring import CodedCentroids, Query, centroid_means
+from serving.scoring import CodedCentroids, Query, round_to_bytes
 
 _WIDTHS = (16, 32, 64)  # query vectors that one launch takes
 MOST_VECTORS = _WIDTHS[-1]
-_FIELDS = 5  # columns of four bytes a lane
+_FIELDS = 6  # columns of four bytes a lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class LanesOnDevice:
     """Query vectors of one launch; lanes beyond them hold zeros, which add nothing to any score.
 
     levels: int8 [vectors, D]. corrections, centroid_corrections: int32 [vectors]. scales: float32 [vectors], half
-    of each vector's. offsets, means: float32 [vectors], the products with the codec's mean and the centroids' mean.
+    of each vector's. offsets: float32 [vectors], the products with the codec's mean. floors, steps: float32 [vectors],
+    how products become bytes (serving.scoring.Rounding).
     """
 
     levels: Tensor
@@ -29,7 +30,8 @@ class LanesOnDevice:
     centroid_corrections: Tensor
     scales: Tensor
     offsets: Tensor
-    means: Tensor
+    floors: Tensor
+    steps: Tensor
 
     @property
     def vectors(self) -> int:
@@ -44,19 +46,25 @@ def bucket(vectors: int) -> int:
     return -(-vectors // _WIDTHS[-1]) * _WIDTHS[-1]
 
 
+def packed_bytes(lanes: int, dim: int) -> int:
+    """How many bytes a query of so many lanes takes."""
+    return lanes * (dim + 4 * _FIELDS)
+
+
 def pack(query: Query, centroids: CodedCentroids) -> NDArray[np.uint8]:
-    """The bytes of a query, in the order in which `views` reads them: uint8 [bucket · (D + 20)]."""
+    """The bytes of a query, in the order in which `views` reads them: uint8 [packed_bytes]."""
     vectors, dim = query.levels.shape
     total = bucket(vectors)
-    packed = np.zeros(total * (dim + 4 * _FIELDS), np.uint8)
+    packed = np.zeros(packed_bytes(total, dim), np.uint8)
     packed[: vectors * dim] = query.levels.astype(np.int8).view(np.uint8).ravel()
-    sums = query.levels.sum(axis=1)
+    sums, rounding = query.levels.sum(axis=1), round_to_bytes(query, centroids)
     columns = (
         _correction(sums, query.bits),
         _correction(sums, 8),
         query.scales * np.float32(0.5),
         query.offsets,
-        centroid_means(query, centroids),
+        rounding.floors,
+        np.full(vectors, rounding.step),
     )
     fields = packed[total * dim :].reshape(_FIELDS, 4 * total)
     for field, column in zip(fields, columns, strict=True):
@@ -71,11 +79,11 @@ def _correction(sums: NDArray[np.float32], bits: int) -> NDArray[np.int32]:
 
 def views(packed: Tensor, dim: int) -> list[LanesOnDevice]:
     """The lanes of each launch, as views into a packed query on the device."""
-    total = len(packed) // (dim + 4 * _FIELDS)
+    total = len(packed) // packed_bytes(1, dim)
     width = min(total, _WIDTHS[-1])
     levels = packed[: total * dim].view(torch.int8).view(total, dim)
     rows = packed[total * dim :].view(_FIELDS, 4 * total)
-    kinds = (torch.int32, torch.int32, torch.float32, torch.float32, torch.float32)
+    kinds = (torch.int32, torch.int32, *[torch.float32] * 4)
     fields = [row.view(kind) for row, kind in zip(rows, kinds, strict=True)]
     parts = [slice(first, first + width) for first in range(0, total, width)]
     return [LanesOnDevice(levels[own], *(field[own] for field in fields)) for own in parts]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_format.codec import Codec
-from serving.kernels.segments import Field
+from serving.kernels.segments import ARRAYS, Field
 from serving.scoring import CodedCentroids
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Resident:
     """A snapshot's arrays where a device's kernels find them.
 
     segments: int64 [S, fields], as in serving/kernels/segments.py. segment_of: int32 [P], each passage's row of it.
+    outlier_segment_of: int32 [outliers of all segments], the same for each outlier.
     centroid_codes: uint8 [C, D] and centroid_scales: float16 [C]. uploads: by the key of the file they come from.
     """
 
@@ -56,6 +57,7 @@ class Resident:
     id_bytes: int
     segments: Tensor
     segment_of: Tensor
+    outlier_segment_of: Tensor
     centroid_codes: Tensor
     centroid_scales: Tensor
     uploads: dict[str, Upload]
@@ -88,18 +90,20 @@ def upload(
     uploads: dict[str, Upload] = {}
     rows = np.zeros((len(segments), len(Field)), np.int64)
     for number, segment in enumerate(segments):
-        codes_key, ids_key = segment.record.codes_file.key, segment.record.centroids_file.key
+        codes_key, touched_key = segment.record.codes_file.key, segment.record.centroids_file.key
         codes = held.get(codes_key)
         if codes is None:
-            arrays = segment.codes.offsets, segment.codes.codes, segment.codes.scales
+            arrays = segment.codes.arrays
             size = sum(array.nbytes for array in arrays)
             codes = _upload(arrays, device, on_device=size <= left)
             left -= size if codes.on_device else 0
-        ids = held.get(ids_key) or _upload((segment.centroids.offsets, segment.centroids.ids), device)
-        uploads |= {codes_key: codes, ids_key: ids}
-        rows[number, 1:] = [*codes.addresses, *ids.addresses]
+        touched = held.get(touched_key) or _upload(segment.centroids.arrays, device)
+        uploads |= {codes_key: codes, touched_key: touched}
+        rows[number, ARRAYS] = [*codes.addresses, *touched.addresses]
     counts = np.array([segment.record.passages for segment in segments], np.int64)
     rows[1:, Field.FIRST_PASSAGE] = np.cumsum(counts)[:-1]
+    outliers = np.array([len(segment.centroids.outlier_scales) for segment in segments], np.int64)
+    rows[1:, Field.FIRST_OUTLIER] = np.cumsum(outliers)[:-1]
     numbers = torch.arange(len(segments), dtype=torch.int32, device=device)
     return Resident(
         device=device,
@@ -109,6 +113,7 @@ def upload(
         id_bytes=segments[0].centroids.ids.itemsize if segments else 2,
         segments=torch.from_numpy(rows).to(device),
         segment_of=torch.repeat_interleave(numbers, torch.from_numpy(counts).to(device)),
+        outlier_segment_of=torch.repeat_interleave(numbers, torch.from_numpy(outliers).to(device)),
         centroid_codes=torch.from_numpy(centroids.codes).to(device),
         centroid_scales=torch.from_numpy(centroids.scales).to(device),
         uploads=uploads,

@@ -16,7 +16,7 @@ from torch import Tensor
 from index_format.codec import Codec
 from serving.candidates import Approximate, ApproximateScores, Scored
 from serving.gpu.launches import SLAB, Approximations, approximate, score_all, score_chosen
-from serving.gpu.query import MOST_VECTORS, LanesOnDevice, bucket, pack, views
+from serving.gpu.query import MOST_VECTORS, LanesOnDevice, bucket, pack, packed_bytes, views
 from serving.gpu.replay import Replay
 from serving.gpu.resident import Resident, upload
 from serving.gpu.shared import MOST_QUERIES, SharedStage
@@ -144,7 +144,7 @@ class Stage:
 
     def __init__(self, resident: Resident, lanes: int) -> None:
         device, self._resident = resident.device, resident
-        self.packed = torch.zeros(lanes * (resident.dim + 20), dtype=torch.uint8, device=device)
+        self.packed = torch.zeros(packed_bytes(lanes, resident.dim), dtype=torch.uint8, device=device)
         self.found = torch.zeros(resident.passages, dtype=torch.uint8, device=device)
         self._lanes = views(self.packed, resident.dim)
         self._most = min(_MOST_HITS, resident.passages)

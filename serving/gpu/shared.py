@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from serving.gpu.launches import SLAB, score_all_of_several
-from serving.gpu.query import views
+from serving.gpu.query import packed_bytes, views
 from serving.gpu.replay import Replay
 from serving.gpu.resident import Resident
 
@@ -23,7 +23,7 @@ class SharedStage:
         """most: how many of the best are put in order."""
         device, queries, self._resident = resident.device, len(scores), resident
         self.scores = scores
-        self.packed = torch.zeros(lanes * (resident.dim + 20), dtype=torch.uint8, device=device)
+        self.packed = torch.zeros(packed_bytes(lanes, resident.dim), dtype=torch.uint8, device=device)
         self.found = torch.zeros(resident.passages, dtype=torch.uint8, device=device)
         self.edges = torch.zeros(queries + 1, dtype=torch.int32, device=device)
         self.wanted = torch.zeros(1, dtype=torch.int64, device=device)

@@ -38,6 +38,12 @@ def round_table_kernel(level: Level, blocks: int) -> Kernel:
 
 
 @functools.cache
+def outlier_bytes_kernel(level: Level, bits: int, blocks: int) -> Kernel:
+    arguments = len(centroids.OUTLIERS_ARGUMENTS)
+    return _compile(level, centroids.OUTLIERS, arguments, lambda m: centroids.build_outliers(m, level, bits, blocks))
+
+
+@functools.cache
 def scan_kernel(level: Level, blocks: int, id_bytes: int) -> Kernel:
     arguments = len(centroids.SCAN_ARGUMENTS)
     return _compile(level, centroids.SCAN, arguments, lambda m: centroids.build_scan(m, level, blocks, id_bytes))

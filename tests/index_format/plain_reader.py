@@ -86,6 +86,8 @@ def read_plainly(root: Path, version: int | None = None) -> PlainIndex:
     must(8 <= dim <= 1024 and dim % 8 == 0 and bits in (1, 2, 4, 8), "dimensions and bits are in range")
     mean = read_arrays(root, manifest["codec"]["file"], "codec", {"mean": ("<f4", (dim,))})["mean"]
     book = manifest["codebook"]
+    distance = book["outlier_distance"]
+    must(distance is None or distance > 0, "outliers lie apart from their centroids")
     must(book["file"]["key"] == f"codebooks/{book['id']}.npz", "a codebook is under its id")
     centroids = read_arrays(root, book["file"], "codebook", {"centroids": ("<f4", (book["centroids"], dim))})
     must(bool(np.isfinite(centroids["centroids"]).all() and np.isfinite(mean).all()), "numbers are finite")
@@ -122,7 +124,13 @@ def read_segment(root: Path, record: dict[str, Any], index: PlainIndex, mean: np
     }
     arrays = read_arrays(root, record["codes_file"], "codes", specs)
     narrow = index.manifest["codebook"]["centroids"] <= 65536
-    specs = {"offsets": ("<u4", (count + 1,)), "ids": ("<u2" if narrow else "<u4", (None,))}
+    specs = {
+        "offsets": ("<u4", (count + 1,)),
+        "ids": ("<u2" if narrow else "<u4", (None,)),
+        "outlier_offsets": ("<u4", (count + 1,)),
+        "outlier_codes": ("|u1", (None, dim * bits // 8)),
+        "outlier_scales": ("<f2", (None,)),
+    }
     touched = read_arrays(root, record["centroids_file"], "centroids", specs)
     check_offsets(arrays["offsets"], tokens)
     check_offsets(touched["offsets"], len(touched["ids"]))
@@ -130,6 +138,7 @@ def read_segment(root: Path, record: dict[str, Any], index: PlainIndex, mean: np
     must(bool((touched["ids"] < index.manifest["codebook"]["centroids"]).all()), "centroid ids are of the codebook")
     for first, last in pairwise(touched["offsets"]):
         must(bool((np.diff(touched["ids"][first:last].astype(int)) > 0).all()), "a passage's ids ascend")
+    check_outliers(arrays, touched)
     rows = passages["document"].to_pylist()
     must(
         sorted(rows) == rows and set(rows) == set(range(record["documents"])), "each document has its passages in order"
@@ -229,6 +238,19 @@ def read_arrays(root: Path, file: dict[str, Any], kind: str, specs: dict[str, An
 def check_offsets(offsets: np.ndarray, total: int) -> None:
     steps = np.diff(offsets.astype(int))
     must(offsets[0] == 0 and offsets[-1] == total and bool((steps > 0).all()), "offsets rise from 0 to the total")
+
+
+def check_outliers(codes: dict[str, np.ndarray], touched: dict[str, np.ndarray]) -> None:
+    """§4.5: copies of tokens of their passage, in order."""
+    offsets, count = touched["outlier_offsets"].astype(int), len(touched["outlier_scales"])
+    must(len(touched["outlier_codes"]) == count, "each outlier has a code and a scale")
+    must(offsets[0] == 0 and offsets[-1] == count and bool((np.diff(offsets) >= 0).all()), "outliers end at the total")
+    for passage, (first, last) in enumerate(pairwise(offsets)):
+        start, stop = codes["offsets"][passage], codes["offsets"][passage + 1]
+        tokens = zip(codes["codes"][start:stop].tolist(), codes["scales"][start:stop].tolist(), strict=True)
+        part = slice(first, last)
+        own = zip(touched["outlier_codes"][part].tolist(), touched["outlier_scales"][part].tolist(), strict=True)
+        must(all(outlier in tokens for outlier in own), "outliers are tokens of their passage, in order")
 
 
 def unpack_plainly(row: np.ndarray, bits: int) -> list[int]:

@@ -65,6 +65,7 @@ def make_manifest() -> Manifest:
             trained_on_tokens=900,
             trained_on_segments=[segment],
             held_out_distance=0.25,
+            outlier_distance=0.75,
             file=file_at(keys.codebook(keys.new_id())),
         ),
         segments=[
@@ -247,6 +248,7 @@ def test_a_missing_or_mistyped_key_is_corruption_of_that_manifest(path: tuple[st
         (("segments", 0, "documents"), 2**32),
         (("codebook", "centroids"), 0),
         (("codebook", "held_out_distance"), -0.1),
+        (("codebook", "outlier_distance"), 0),
         (("encoder", "dim"), 12),
         (("encoder", "dim"), 1032),
         (("codec", "bits"), 3),

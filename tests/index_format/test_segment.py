@@ -21,9 +21,9 @@ from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import DeletionRecord, FileRef, SegmentRecord
 from index_format.npz import write_npz
-from index_format.segment import SegmentReader
+from index_format.segment import SegmentReader, write_centroids
 from index_format.store import MemoryStore
-from tests.strategies import CENTROIDS, Recipe, add, live_texts, make_recipe, write_documents
+from tests.strategies import CENTROIDS, OUTLIER_DISTANCE, Recipe, add, live_texts, make_recipe, write_documents
 
 DOCUMENTS = {"a": "harbour lantern", "b": "copper meadow violin ember glacier"}
 
@@ -69,6 +69,13 @@ def record(index: Index, recipe: Recipe) -> SegmentRecord:
     return write_documents(index, recipe, DOCUMENTS)
 
 
+def touched_reader(index: Index, recipe: Recipe, record: SegmentRecord, **arrays: NDArray[np.generic]) -> SegmentReader:
+    """The segment with some arrays of its centroids file replaced."""
+    changed = dict(np.load(index.files.path(record.centroids_file))) | arrays
+    file = arrays_file(index, keys.centroids(record.id, keys.new_id()), changed)
+    return SegmentReader(index.files, msgspec.structs.replace(record, centroids_file=file), recipe.codec, CENTROIDS)
+
+
 def arrays_file(index: Index, key: str, arrays: Mapping[str, NDArray[np.generic]]) -> FileRef:
     return write_object(index.store, key, write_npz(arrays))
 
@@ -83,10 +90,39 @@ def test_offsets_that_do_not_rise_to_the_total_are_refused(
     file = arrays_file(index, keys.codes(keys.new_id()), {"offsets": array, "codes": codes, "scales": scales})
     with pytest.raises(IndexCorrupt, match="offsets"):
         SegmentReader(index.files, msgspec.structs.replace(record, codes_file=file), recipe.codec, CENTROIDS).load()
-    touched = {"offsets": array, "ids": np.zeros(7, np.uint16)}
-    file = arrays_file(index, keys.centroids(record.id, keys.new_id()), touched)
     with pytest.raises(IndexCorrupt, match="offsets"):
-        SegmentReader(index.files, msgspec.structs.replace(record, centroids_file=file), recipe.codec, CENTROIDS).load()
+        touched_reader(index, recipe, record, offsets=array, ids=np.zeros(7, np.uint16)).load()
+
+
+@pytest.mark.parametrize("offsets", [[0, 1, 0, 2], [0, 1, 1, 1], [1, 1, 1, 2], [0, 1, 2]])
+def test_outliers_that_do_not_fit_their_offsets_are_refused(
+    index: Index, recipe: Recipe, record: SegmentRecord, offsets: list[int]
+) -> None:
+    """Backwards, a wrong total, a wrong first, a wrong length; a code without a scale. A passage may have none."""
+    codes, scales = recipe.codec.compress(np.ones((2, 8), np.float32))
+    outliers = {"outlier_codes": codes, "outlier_scales": scales}
+    touched_reader(index, recipe, record, outlier_offsets=np.array([0, 0, 2, 2], np.uint32), **outliers).load()
+    with pytest.raises(IndexCorrupt, match="outlier_offsets"):
+        touched_reader(index, recipe, record, outlier_offsets=np.array(offsets, np.uint32), **outliers).load()
+    with pytest.raises(IndexCorrupt, match="2 outlier_codes, but 1 outlier_scales"):
+        touched_reader(index, recipe, record, outlier_codes=codes, outlier_scales=scales[:1]).load()
+
+
+def test_tokens_far_from_their_centroid_are_kept_with_it(index: Index, recipe: Recipe, record: SegmentRecord) -> None:
+    """Copies of the codes of just those whose squared distance is the codebook's or more, by passage; none without."""
+    reader = SegmentReader(index.files, record, recipe.codec, CENTROIDS)
+    codes, touched = reader.codes, reader.centroids
+    vectors, book = recipe.codec.decompress(codes.codes, codes.scales), recipe.codebook.centroids
+    distances = ((vectors[:, None] - book[None]) ** 2).sum(axis=2).min(axis=1)
+    far = np.flatnonzero(distances >= OUTLIER_DISTANCE)
+    assert 0 < len(far) < len(vectors)
+    for passage, (first, last) in enumerate(pairwise(touched.outlier_offsets)):
+        start, stop = codes.offsets[passage], codes.offsets[passage + 1]
+        own = far[(far >= start) & (far < stop)]
+        np.testing.assert_array_equal(touched.outlier_codes[first:last], codes.codes[own])
+        np.testing.assert_array_equal(touched.outlier_scales[first:last], codes.scales[own])
+    plain = write_centroids(index.store, record, index.files, recipe.codec, Codebook(book))
+    assert len(np.load(index.files.path(plain))["outlier_scales"]) == 0
 
 
 @pytest.mark.parametrize("ordinals", [[0, 3], [1, 0], [1, 1], [0, 1, 2], [0]])

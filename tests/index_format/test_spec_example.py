@@ -46,6 +46,7 @@ TOKENS = np.array(
 LENGTHS = np.array([2, 1, 3])
 MEAN = np.full(8, 0.125, np.float32)
 CENTROIDS = np.eye(8, dtype=np.float32)[[0, 2, 5, 6]]
+OUTLIER_DISTANCE = 0.9
 QUERY = np.array([[0.6, 0.8, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0.28, 0.96, 0]], np.float32)
 DOCUMENTS = [
     {"id": "a", "title": None, "text": "Red door. Old key.", "metadata": {"year": 1911}},
@@ -58,7 +59,7 @@ def write_example(root: Path) -> tuple[Index, Manifest, Manifest]:
     """Version 1 with three passages, and version 2 without document a."""
     index = Index(LocalStore(root))
     encoder = EncoderRecord(name="example", fingerprint=hashlib.sha256(b"example").hexdigest(), dim=8)
-    codec, book = Codec(mean=MEAN, bits=4), Codebook(centroids=CENTROIDS)
+    codec, book = Codec(mean=MEAN, bits=4), Codebook(CENTROIDS, OUTLIER_DISTANCE)
     codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": MEAN}))
     book_id = keys.new_id()
     book_file = write_object(index.store, keys.codebook(book_id), write_npz({"centroids": CENTROIDS}))
@@ -92,6 +93,7 @@ def write_example(root: Path) -> tuple[Index, Manifest, Manifest]:
             trained_on_tokens=6,
             trained_on_segments=[segment.id],
             held_out_distance=None,
+            outlier_distance=OUTLIER_DISTANCE,
             file=book_file,
         ),
         segments=[record],
@@ -143,8 +145,12 @@ def _segment_lines(segment: SegmentReader, codec: Codec) -> list[str]:
     for token, (code, scale, vector) in enumerate(zip(own.codes, own.scales, vectors, strict=True)):
         decoded = " ".join(f"{value:.4f}" for value in vector)
         lines.append(f"token {token}  {code.tobytes().hex(' ')}  {scale.tobytes().hex()}  {float(scale)!r}  {decoded}")
-    lines.append(f"centroids.offsets  {segment.centroids.offsets.tobytes().hex(' ', 4)}")
-    lines.append(f"centroids.ids      {segment.centroids.ids.tobytes().hex(' ', 2)}")
+    touched = segment.centroids
+    lines.append(f"centroids.offsets  {touched.offsets.tobytes().hex(' ', 4)}")
+    lines.append(f"centroids.ids      {touched.ids.tobytes().hex(' ', 2)}")
+    lines.append(f"centroids.outlier_offsets  {touched.outlier_offsets.tobytes().hex(' ', 4)}")
+    lines.append(f"centroids.outlier_codes    {touched.outlier_codes.tobytes().hex(' ', 4)}")
+    lines.append(f"centroids.outlier_scales   {touched.outlier_scales.tobytes().hex(' ', 2)}")
     for ordinal in range(segment.record.passages):
         part = slice(own.offsets[ordinal], own.offsets[ordinal + 1])
         score = coded_maxsim(QUERY, codec, own.codes[part], own.scales[part])

@@ -162,6 +162,9 @@ def set_at(name: str, place: int, value: float) -> Callable[[dict[str, np.ndarra
         ("centroids_file", set_at("ids", 0, 77), "passage 0 touches centroid 77 of 5", 0),
         ("centroids_file", set_at("ids", 1, 0), "passage 0 do not ascend", 0),
         ("centroids_file", set_at("offsets", 0, 1), "offsets go from 1", None),
+        ("centroids_file", set_at("outlier_offsets", 0, 1), "outlier_offsets go from 1", None),
+        ("centroids_file", set_at("outlier_offsets", 1, 9), "outlier_offsets of passage 1 fall", 1),
+        ("centroids_file", set_at("outlier_scales", 0, 2.0**-15), "the scale of outlier 0", 0),
     ],
 )
 def test_a_wrong_number_in_an_array_is_named_with_its_row(

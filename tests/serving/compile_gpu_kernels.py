@@ -28,11 +28,13 @@ POINTERS = {
     "corrections": "*i32",
     "codes": "*u8",
     "scales": "*fp16",
+    "outlier_segment_of": "*i32",
     "table": "*u8",
+    "outliers": "*u8",
     "sums": "*i32",
     "histogram": "*i32",
 }
-TILE = {"VECTORS": 32, "TOKENS": 64, "CENTROIDS": 64, "PASSAGES": 256, "IDS": 32}
+TILE = {"VECTORS": 32, "TOKENS": 64, "CENTROIDS": 64, "OUTLIERS": 64, "PASSAGES": 256, "IDS": 32}
 
 
 def compiled(name: str, **constants: object) -> dict[str, int]:
@@ -61,6 +63,7 @@ if __name__ == "__main__":
     found["sum_parts"] = compiled("sum_parts", LISTED=False, ADDED=True)
     found["sum_parts_by_query"] = compiled("sum_parts_by_query")
     found["centroid_values"] = compiled("centroid_values", DIM=128, BYTES=64)
+    found["outlier_bytes"] = compiled("outlier_bytes", BITS=4, DIM=128, BYTES=chunk_bytes(64))
     found["round_table"] = compiled("round_table")
     found["scan"] = compiled("scan", ADDED=True, WIDE=True)
     found["count_sums"] = compiled("count_sums")

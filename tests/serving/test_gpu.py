@@ -20,7 +20,6 @@ import torch
 
 from index_format.codec import unpack
 from index_format.errors import InputError
-from index_format.segment import PassageCentroids
 from serving.device import choose_device
 from serving.oracle import coded_maxsim
 from serving.passes import Wanted, passes, rank_together
@@ -152,7 +151,7 @@ def test_wide_centroid_ids_are_read_as_narrow_ones(snapshot: Snapshot) -> None:
     wide = open_snapshot(snapshot._index, snapshot.manifest)
     for segment in wide.segments:
         held = segment.centroids
-        segment.__dict__["centroids"] = PassageCentroids(held.offsets, held.ids.astype(np.uint32))
+        segment.__dict__["centroids"] = dataclasses.replace(held, ids=held.ids.astype(np.uint32))
     narrow = snapshot.scorer.prepare(_query(16), snapshot.live).approximate()
     ours = _scorer(wide).prepare(_query(16), snapshot.live).approximate()
     np.testing.assert_array_equal(ours.between(0, 10**6)[1], narrow.between(0, 10**6)[1])

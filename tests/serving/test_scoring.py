@@ -18,11 +18,13 @@ from serving.oracle import coded_maxsim, exact_maxsim
 from serving.scoring import (
     MOST_BLOCKS,
     CodedCentroids,
+    Query,
     approximate_scores,
     maxsim,
     maxsim_of_several,
     nearest_centroids,
     prepare_query,
+    round_to_bytes,
     sharing,
 )
 from serving.snapshot import Snapshot
@@ -203,19 +205,78 @@ def test_no_passages_have_no_scores(snapshot: Snapshot) -> None:
     assert _maxsim(snapshot, _query(16), []).tolist() == []
 
 
+def _products(query: Query, codes: NDArray[np.uint8], scales: NDArray[np.float16], bits: int) -> Vectors:
+    """Query vectors with rows of codes, less the product with the codec's mean, as SPEC §6.2 has it: [rows, Q]."""
+    levels = 2 * unpack(codes, bits).astype(np.int64) - (2**bits - 1)
+    exact = (levels @ query.levels.T.astype(np.int64)).astype(np.float32)
+    return exact * scales.astype(np.float32)[:, None] * (query.scales * np.float32(0.5))
+
+
+def _approximate_by_definition(query: Vectors, snapshot: Snapshot) -> list[int]:
+    """Each passage's centroids and outliers one by one, as bytes of their products."""
+    prepared, book = prepare_query(query, snapshot.codec), snapshot.centroids
+    rounding = round_to_bytes(prepared, book)
+
+    def as_bytes(products: Vectors) -> NDArray[np.int64]:
+        return np.clip((products - rounding.floors) * rounding.step, 0, 255).astype(np.int64)
+
+    of_centroids = as_bytes(_products(prepared, book.codes, book.scales, 8))
+    scores = []
+    for touched in (segment.centroids for segment in snapshot.segments):
+        own = _products(prepared, touched.outlier_codes, touched.outlier_scales, snapshot.codec.bits)
+        of_outliers = as_bytes(own + prepared.offsets)
+        ids = np.split(of_centroids[touched.ids], touched.offsets[1:-1])
+        outliers = np.split(of_outliers, touched.outlier_offsets[1:-1])
+        scores += [int(np.concatenate(both).max(axis=0).sum()) for both in zip(ids, outliers, strict=True)]
+    return scores
+
+
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
+@pytest.mark.parametrize("dim", [8, 24, 128])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_approximate_score_equals_its_definition(bits: int, dim: int, level: Level, tmp_path: Path) -> None:
+    """Passages with many outliers, with one and with none; outliers around the size of a tile in a segment."""
+    documents = random_documents(1, [[length] for length in ODD_LENGTHS], dim)
+    opened = random_snapshot(tmp_path, documents[:1], documents[1:9], documents[9:], bits=bits)
+    found = np.concatenate([np.diff(segment.centroids.outlier_offsets) for segment in opened.segments])
+    assert {0, 1} < set(found.tolist())
+    scores = _approximate(opened, _query(dim), level=level)
+    np.testing.assert_array_equal(scores, _approximate_by_definition(_query(dim), opened))
+
+
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
 @pytest.mark.parametrize("count", [1, 5, 16, 40, 70])
-def test_the_approximate_score_is_a_sum_of_best_centroids(snapshot: Snapshot, count: int, level: Level) -> None:
-    """As a loop over passages and query vectors has it, up to the rounding of each to a byte."""
-    query, book = _query(16, count), snapshot.centroids
-    centroids = Codec(np.zeros(16, np.float32), 8).decompress(book.codes, book.scales)
-    segment = snapshot.segments[0]
-    parts = np.split(segment.centroids.ids, segment.centroids.offsets[1:-1])
-    exact_CQ = centroids @ query.T
-    reach = (exact_CQ.max(axis=0) - exact_CQ.mean(axis=0)).max()
-    bytes_CQ = np.clip((exact_CQ - (exact_CQ.max(axis=0) - reach)) * 255 / reach, 0, 255)
-    expected = [bytes_CQ[part].max(axis=0).sum() for part in parts]
-    np.testing.assert_allclose(_approximate(snapshot, query, level=level), expected, atol=3 * count)
+def test_any_number_of_query_vectors_has_an_approximate_score(snapshot: Snapshot, count: int, level: Level) -> None:
+    """As many as fill registers, and more than one call takes; on any number of threads."""
+    expected = _approximate_by_definition(_query(16, count), snapshot)
+    for threads in (1, 3):
+        found = _approximate(snapshot, _query(16, count), level=level, threads=threads)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_index_without_outliers_is_scored_by_its_centroids(snapshot: Snapshot, tmp_path: Path) -> None:
+    """What a codebook without a distance gives: the definition holds, and scores are lower or equal."""
+    lengths = np.diff(snapshot.segments[0].codes.offsets)[:, None].tolist()
+    plain = random_snapshot(tmp_path, random_documents(6, lengths, 16), outlier_share=None)
+    assert plain.table.outliers == 0 < snapshot.table.outliers
+    scores = _approximate(plain, _query(16))
+    np.testing.assert_array_equal(scores, _approximate_by_definition(_query(16), plain))
+    assert (scores <= _approximate(snapshot, _query(16))).all()
+    assert (scores < _approximate(snapshot, _query(16))).any()
+
+
+def test_bytes_reach_from_the_mean_of_centroids_to_the_greatest_product_there_can_be(snapshot: Snapshot) -> None:
+    """So none is cut off at the top, and the widest query vector's mean is zero; a query of zeros has no steps."""
+    prepared = prepare_query(_query(16), snapshot.codec)
+    rounding = round_to_bytes(prepared, snapshot.centroids)
+    book = snapshot.centroids
+    decoded = Codec(np.zeros(16, np.float32), 8).decompress(book.codes, book.scales)
+    products = decoded @ (prepared.levels * prepared.scales[:, None]).T
+    assert ((products - rounding.floors) * rounding.step).max() <= 255
+    assert ((products.mean(axis=0) - rounding.floors) * rounding.step).min() == pytest.approx(0, abs=1e-3)
+    nothing = prepare_query(np.zeros((2, 16), np.float32), snapshot.codec)
+    assert round_to_bytes(nothing, book).step == 0
+    assert set(_approximate(snapshot, np.zeros((2, 16), np.float32)).tolist()) == {0}
 
 
 def test_all_levels_have_the_same_approximate_scores(snapshot: Snapshot) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.oracle import coded_maxsim
-from serving.search import Hit, search
+from serving.search import Hit, rank, search
 from serving.snapshot import Snapshot, open_snapshot
 from tests.serving.vectors import (
     Document,
@@ -117,6 +117,26 @@ def test_the_passage_that_was_asked_for_comes_first_through_few_candidates(snaps
         if len(document.passages[0]) > 2:
             best = search(snapshot, document.passages[0], 2, candidates=10)
             assert document.id in {hit.document_id for hit in best}
+
+
+def test_a_rare_word_finds_its_passage_by_one_candidate(tmp_path: Path) -> None:
+    """Passages share common words, and each has a rare one that lies far from every centroid."""
+    rng = np.random.default_rng(4)
+    common, rare = random_vectors(rng, 16, DIM), random_vectors(rng, 200, DIM)
+    documents = [
+        Document(f"{number:03d}", [np.concatenate([common[rng.choice(16, 8)], rare[number : number + 1]])])
+        for number in range(200)
+    ]
+    sample = np.concatenate([common, *[document.passages[0] for document in documents]])
+    scored = {}
+    for share in (0.11, None):
+        opened = random_snapshot(tmp_path, documents, sample=sample, outlier_share=share)
+        answers = [rank(opened, rare[number : number + 1], 1, candidates=1) for number in range(200)]
+        scored[share] = np.mean([one.scored for one in answers])
+        if share:
+            assert [one.passages for one in answers] == [[number] for number in range(200)]
+    assert scored[0.11] < 2
+    assert scored[None] > 50  # all that have its centroid, which are as good as one another
 
 
 def test_ties_are_in_the_order_of_ids_and_passage_numbers(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,8 +28,10 @@ from index_format.reindex import replace_vectors
 from index_format.segment import SegmentContent, write_centroids, write_segment
 from index_format.store import MemoryStore
 from serving.snapshot import Snapshot, open_snapshot
+from tasks.train_codebook import outlier_distance
 from tests.strategies import Recipe, addition, publish, recipe_of
 
+OUTLIER_SHARE = 0.2  # enough that most passages have some and some have none
 Vectors = NDArray[np.float32]
 
 
@@ -69,9 +71,21 @@ def random_documents(seed: int, lengths: Sequence[Sequence[int]], dim: int) -> l
     ]
 
 
-def make_recipe(index: Index, sample: Vectors, *, bits: int, centroids: int, encoder: EncoderRecord) -> Recipe:
-    """Write a codec centred on `sample` and a codebook of its first vectors."""
+def make_recipe(
+    index: Index,
+    sample: Vectors,
+    *,
+    bits: int,
+    centroids: int,
+    encoder: EncoderRecord,
+    outlier_share: float | None = OUTLIER_SHARE,
+) -> Recipe:
+    """Write a codec centred on `sample` and a codebook of its first vectors; a share of all are outliers, or none."""
     codec, book = Codec(mean=sample.mean(axis=0), bits=bits), Codebook(centroids=sample[:centroids].copy())
+    if outlier_share is not None:
+        decoded = codec.decompress(*codec.compress(sample))
+        distances = book.squared_distances(decoded, book.nearest(decoded))
+        book = replace(book, outlier_distance=outlier_distance(distances, outlier_share))
     codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
     book_id = keys.new_id()
     book_file = write_object(index.store, keys.codebook(book_id), write_npz({"centroids": book.centroids}))
@@ -86,6 +100,7 @@ def make_recipe(index: Index, sample: Vectors, *, bits: int, centroids: int, enc
             trained_on_tokens=len(sample),
             trained_on_segments=[],
             held_out_distance=None,
+            outlier_distance=book.outlier_distance,
             file=book_file,
         ),
         codec=codec,
@@ -125,23 +140,36 @@ def write_documents(index: Index, recipe: Recipe, documents: Sequence[Document])
 
 
 def random_index(
-    cache: Path, *segments: Sequence[Document], bits: int = 4, centroids: int = 16, sample: Vectors | None = None
+    cache: Path,
+    *segments: Sequence[Document],
+    bits: int = 4,
+    centroids: int = 16,
+    sample: Vectors | None = None,
+    outlier_share: float | None = OUTLIER_SHARE,
 ) -> tuple[Index, Recipe]:
     """An index in memory whose version 1 has the given segments; `sample` fixes its codec and codebook."""
     index = Index(MemoryStore(), cache)
     if sample is None:
         sample = all_vectors([document for one in segments for document in one])
     encoder = EncoderRecord(name="random", fingerprint="0" * 64, dim=sample.shape[1])
-    recipe = make_recipe(index, sample, bits=bits, centroids=centroids, encoder=encoder)
+    recipe = make_recipe(index, sample, bits=bits, centroids=centroids, encoder=encoder, outlier_share=outlier_share)
     publish(index, recipe, *(write_documents(index, recipe, one) for one in segments))
     return index, recipe
 
 
 def random_snapshot(
-    cache: Path, *segments: Sequence[Document], bits: int = 4, centroids: int = 16, sample: Vectors | None = None
+    cache: Path,
+    *segments: Sequence[Document],
+    bits: int = 4,
+    centroids: int = 16,
+    sample: Vectors | None = None,
+    outlier_share: float | None = OUTLIER_SHARE,
 ) -> Snapshot:
     """The same, opened."""
-    return open_snapshot(random_index(cache, *segments, bits=bits, centroids=centroids, sample=sample)[0])
+    index, _ = random_index(
+        cache, *segments, bits=bits, centroids=centroids, sample=sample, outlier_share=outlier_share
+    )
+    return open_snapshot(index)
 
 
 def all_vectors(documents: Sequence[Document]) -> Vectors:

@@ -142,17 +142,22 @@ class World:
     def _check_arrays(self, manifest: Manifest, record: SegmentRecord) -> bool:
         """Codes are those of the text, and centroid ids those of the manifest's codebook."""
         codec = Codec(self._arrays(manifest.codec.file.key)["mean"], manifest.codec.bits)
-        book = Codebook(self._arrays(manifest.codebook.file.key)["centroids"])
+        centroids = self._arrays(manifest.codebook.file.key)["centroids"]
+        book = Codebook(centroids, manifest.codebook.outlier_distance)
         arrays, touched = self._arrays(record.codes_file.key), self._arrays(record.centroids_file.key)
         texts, passages = self._table(record.documents_file.key)["text"], self._table(record.passages_file.key)
         spans = zip(passages["document"], passages["start"], passages["end"], strict=True)
         codes, _ = codec.compress(np.concatenate([token_vectors(texts[row][start:end]) for row, start, end in spans]))
-        nearest = book.nearest(codec.decompress(arrays["codes"], arrays["scales"]))
+        vectors = codec.decompress(arrays["codes"], arrays["scales"])
+        nearest = book.nearest(vectors)
         offsets, ids = distinct_per_passage(arrays["offsets"], nearest)
         if not np.array_equal(codes, arrays["codes"]):
             raise Violation(f"the codes of segment {record.id} are not those of its text")
         if not (np.array_equal(ids, touched["ids"]) and np.array_equal(offsets, touched["offsets"])):
             raise Violation(f"the centroid ids of segment {record.id} are of another codebook than the manifest's")
+        outliers = arrays["codes"][book.outliers(vectors, nearest)]
+        if not np.array_equal(outliers, touched["outlier_codes"]):
+            raise Violation(f"the outliers of segment {record.id} are of another codebook than the manifest's")
         return True
 
     def _table(self, key: str) -> dict[str, list[Any]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from index_format.codebook import Codebook
 from index_format.errors import EncoderMismatch
 from index_format.index import Index
+from index_format.manifest import EncoderRecord
 from index_format.segment import EncodedSegment, read_codebook
 from index_format.store import LocalStore
 from tasks import progress
@@ -22,10 +23,15 @@ from tasks.train_codebook import (
     CENTROIDS_PER_ROOT_TOKEN,
     ITERATIONS,
     MAX_CENTROIDS,
+    OUTLIER_SHARE,
     centroids_for,
     kmeans,
+    outlier_distance,
     train_codebook,
 )
+from tests.serving.vectors import all_vectors, random_documents
+from tests.serving.vectors import make_recipe as make_vector_recipe
+from tests.serving.vectors import write_documents as write_vectors
 from tests.strategies import DIM, WORDS, Recipe, make_recipe, word_vector, write_documents
 
 
@@ -164,6 +170,26 @@ def test_a_codebook_keeps_how_far_text_lies_that_it_was_not_trained_on(
     codebook = train_codebook(*settings)
     assert codebook.held_out_distance == pytest.approx(expected, abs=0.02)
     assert codebook.trained_on_segments == [segment.id]
+
+
+def test_a_codebook_keeps_from_where_on_a_share_of_all_tokens_are_outliers(index: Index) -> None:
+    """Of all tokens there are, those that it was trained on and those that it was not."""
+    documents = random_documents(3, [[150]] * 20, 16)
+    encoder = EncoderRecord(name="random", fingerprint="0" * 64, dim=16)
+    recipe = make_vector_recipe(index, all_vectors(documents), bits=8, centroids=8, encoder=encoder)
+    records = [write_vectors(index, recipe, part) for part in (documents[:5], documents[5:])]
+    book = train_codebook(index.address, records, recipe.codec_record, 16)
+    assigned = [assign_centroids(record, index.address, book, recipe.codec_record, 16) for record in records]
+    outliers = [len(np.load(index.files.path(record.centroids_file))["outlier_scales"]) for record in assigned]
+    assert sum(outliers) == pytest.approx(OUTLIER_SHARE * 3000, abs=2)
+    assert min(outliers) > 0
+
+
+def test_too_few_tokens_tell_nothing_of_outliers(index: Index, recipe: Recipe) -> None:
+    """Where every token has a centroid of its own, all that comes later would be farther; so it is with equal ones."""
+    segments = [_encoded(index, recipe, {word: word}) for word in WORDS]
+    assert train_codebook(index.address, segments, recipe.codec_record, DIM).outlier_distance is None
+    assert outlier_distance(np.zeros(5000, np.float32)) is None
 
 
 def test_vectors_of_two_encoders_meet_in_no_codebook(index: Index, recipe: Recipe) -> None:
