@@ -17,7 +17,7 @@ from index_format.manifest import CodebookRecord, SegmentRecord
 from index_format.segment import Codes, map_codes
 from serving.scoring import CodedCentroids
 from tasks.prefect_task import as_task
-from tasks.train_codebook import LEAST_TOKENS, squared_distances
+from tasks.train_codebook import LEAST_TOKENS, OUTLIER_SHARE, squared_distances
 
 LIMIT = 1.12
 """A segment has drifted when its vectors lie this much farther from their centroids than text of the codebook's own
@@ -25,7 +25,6 @@ kind (docs/decisions/0026)."""
 
 _SAMPLE = 2048  # token vectors of a segment
 _MOST = 64  # segments that are looked at
-_TAIL = 95.0
 _SEED = 20
 
 
@@ -34,7 +33,8 @@ class SegmentDrift:
     """One segment against the codebook.
 
     own: the codebook was trained on it, so it lies nearer than other text of its kind, and another codebook would not
-    help. distance and tail: the mean and the 95th percentile of squared distances to the nearest centroid.
+    help. distance: the mean of squared distances to the nearest centroid. tail: from which distance on the farthest 2 %
+    lie, as many as the codebook's own text has beyond `codebook_tail` (its outliers; None where it was too little).
     quantisation: root mean square error of the codes, where a vector has length 1.
     ratio: the distance by that of what was held out from the codebook; None where either is too little to say.
     """
@@ -44,6 +44,7 @@ class SegmentDrift:
     tokens: int
     distance: float
     tail: float
+    codebook_tail: float | None
     quantisation: float
     ratio: float | None
 
@@ -78,7 +79,8 @@ def _segment_drift(
         own=record.id in codebook.trained_on_segments,
         tokens=record.tokens,
         distance=round(mean, 4),
-        tail=round(float(np.percentile(distances, _TAIL)), 4),
+        tail=round(float(np.quantile(distances, 1 - OUTLIER_SHARE)), 4),
+        codebook_tail=None if codebook.outlier_distance is None else round(codebook.outlier_distance, 4),
         quantisation=round(quantisation, 4),
         ratio=None if ratio is None else round(ratio, 3),
     )

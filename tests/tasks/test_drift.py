@@ -69,6 +69,16 @@ def test_later_text_of_the_same_kind_has_not_drifted_and_another_kind_has(index:
     assert own.ratio < like.ratio
 
 
+def test_the_tail_of_a_segment_is_told_beside_that_of_the_codebooks_own_text(index: Index) -> None:
+    """The distance beyond which one vector in fifty lies; text of another kind has far more of them there."""
+    add(index, 1, "other")
+    own, other = measured(index)
+    assert own.codebook_tail is not None
+    assert own.tail == pytest.approx(own.codebook_tail, rel=0.1)
+    assert other.codebook_tail == own.codebook_tail
+    assert other.tail > 1.5 * own.codebook_tail
+
+
 def test_drift_is_told_after_compaction(index: Index) -> None:
     """No segment is left that the codebook was trained on; what was held out from it stands with it."""
     delete(index, *(f"own-{number}" for number in range(0, DOCUMENTS, 2)))
