@@ -33,6 +33,7 @@ from benchmarks.results import default_output, save
 from colonnade.demo_corpus import collect
 from encoding.encoder import Encoder, load_encoder
 from encoding.location import EMBEDDED
+from index_format.codebook import Codebook
 from serving.scoring import CodedCentroids, nearest_centroids
 from tasks.train_codebook import kmeans
 
@@ -132,7 +133,7 @@ def measure_drift(data: Path, tokens: int, command: str) -> Drift:
 
 def distance(vectors: Vectors, book: Vectors) -> float:
     """The mean squared distance of vectors to their centroids."""
-    nearest = nearest_centroids(vectors, CodedCentroids.of(book), threads=os.cpu_count() or 1)
+    nearest = nearest_centroids(vectors, CodedCentroids.of(Codebook.of(book)), threads=os.cpu_count() or 1)
     return float(np.square(vectors - book[nearest]).sum(axis=1).mean())
 
 

@@ -33,6 +33,7 @@ from benchmarks.environment import Environment, environment
 from benchmarks.gpu_check import check, random_query
 from benchmarks.gpu_index import drawn_on_device
 from benchmarks.results import default_output, save
+from index_format.codebook import Codebook
 from index_format.codec import Codec
 from serving.candidates import score_candidates
 from serving.gpu.launches import SLAB, Tiling, score_all, tiling_for
@@ -164,7 +165,7 @@ def kernel_seconds(resident: Resident, tiling: Tiling) -> float:
 def pack_random(resident: Resident) -> NDArray[np.uint8]:
     """A query at random, as the device gets it."""
     codec = Codec(np.zeros(resident.dim, np.float32), resident.bits)
-    centroids = CodedCentroids.of(random_query(1, resident.dim))
+    centroids = CodedCentroids.of(Codebook.of(random_query(1, resident.dim)))
     return pack(prepare_query(random_query(QUERY_TOKENS, resident.dim), codec), centroids)
 
 

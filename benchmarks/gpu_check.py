@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.gpu_index import HostSegment, host_segments
+from index_format.codebook import Codebook
 from index_format.codec import Codec
 from serving.gpu.resident import upload
 from serving.gpu.scorer import GpuScorer
@@ -45,7 +46,7 @@ def random_query(vectors: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
 def _check_one(device: torch.device, lengths: list[int], bits: int, dim: int, count: int) -> int:
     codec = Codec(random_query(1, dim, 1)[0] / 10, bits)
     segments = host_segments(codec, lengths, centroids=CENTROIDS)
-    centroids, query = CodedCentroids.of(random_query(CENTROIDS, dim, 2)), random_query(count, dim)
+    centroids, query = CodedCentroids.of(Codebook.of(random_query(CENTROIDS, dim, 2))), random_query(count, dim)
     found = np.arange(len(lengths)) % 5 != 3
     everything, expected = np.arange(len(lengths)), _by_definition(query, codec, segments)
     case = f"{bits} bits, {dim} dimensions, {count} query vectors"

@@ -23,7 +23,7 @@ from benchmarks.environment import Environment, environment
 from benchmarks.gpu_check import random_query
 from benchmarks.report import Figures, print_table
 from benchmarks.results import default_output, save
-from index_format.codebook import exclusive_sum
+from index_format.codebook import Codebook, exclusive_sum
 from index_format.codec import BITS, Codec
 from serving.kernels.levels import Level, levels_here
 from serving.kernels.segments import SegmentTable
@@ -85,7 +85,7 @@ def _costs(level: Level, dim: int) -> list[Cost]:
             each = _best(partial(_score, passes, table, codec.row_bytes)) / (PASSAGES * PASSAGE_TOKENS * TOGETHER)
             name = f"MaxSim, {bits} bit{'s' if bits > 1 else ''}, {TOGETHER} queries of {VECTORS_EACH} vectors {how}"
             costs.append(Cost(name, level.name, dim, each))
-    centroids = CodedCentroids.of(random_query(CENTROIDS, dim, 1))
+    centroids = CodedCentroids.of(Codebook.of(random_query(CENTROIDS, dim, 1)))
     nearest = partial(nearest_centroids, random_query(ASSIGNED, dim, 2), centroids, level=level)
     costs.append(Cost(f"nearest of {CENTROIDS:,} centroids", level.name, dim, _best(nearest) / ASSIGNED))
     return costs

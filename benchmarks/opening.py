@@ -29,14 +29,20 @@ from benchmarks.report import OPENING, opening_table, print_table
 from benchmarks.results import default_output, save
 from index_format import change, keys, schema
 from index_format.change import Addition, Origin
-from index_format.codebook import exclusive_sum
+from index_format.codebook import Codebook, exclusive_sum
 from index_format.codec import Codec
 from index_format.commit import commit
 from index_format.files import FileCache, write_object
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord, SegmentRecord
 from index_format.npz import write_npz
-from index_format.segment import PassageCentroids, SegmentContent, write_passage_centroids, write_segment
+from index_format.segment import (
+    PassageCentroids,
+    SegmentContent,
+    write_codebook,
+    write_passage_centroids,
+    write_segment,
+)
 from index_format.store import LocalStore
 from serving.snapshot import open_snapshot
 from tasks.train_codebook import OUTLIER_SHARE
@@ -167,7 +173,7 @@ def write_index(root: Path, shape: Shape, *, like_texts: bool = False) -> Index:
             trained_on_segments=[],
             held_out_distance=None,
             outlier_distance=1.0,
-            file=write_object(index.store, keys.codebook(book_id), write_npz({"centroids": book})),
+            file=write_codebook(index.store, book_id, Codebook.of(book)),
         ),
         segments=[],
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from index_format.codebook import Codebook
 from serving.scoring import CodedCentroids, nearest_centroids
 from tasks.train_codebook import kmeans
 
@@ -54,7 +55,7 @@ def fit(sample: NDArray[np.float32], tokens: int, widths: tuple[int, ...]) -> Qu
     held_out = np.random.default_rng(0).random(len(sample)) < _HELD_OUT
     wanted = max(1, min(int(16 * tokens**0.5), int((~held_out).sum()) // _LEAST_PER_CENTROID))
     centroids = kmeans(sample[~held_out], 1 << (wanted.bit_length() - 1))
-    coded = CodedCentroids.of(centroids)
+    coded = CodedCentroids.of(Codebook.of(centroids))
     residuals = sample[held_out] - centroids[_nearest(sample[held_out], coded)]
     return QuantileResidual(centroids, coded, [_buckets(bits, residuals) for bits in widths])
 

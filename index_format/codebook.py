@@ -6,19 +6,36 @@ Centroids only find candidates. No score of a hit depends on them, so they can b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index_format.codec import Codec
+
 _BLOCK = 8192  # tokens assigned at once: bounds the [tokens, centroids] score matrix
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Codebook:
-    """centroids: float32 [C, D]. outlier_distance: see CodebookRecord; None where no token is an outlier."""
+    """Centroids in 8 bits a dimension. codes: uint8 [C, D]. scales: float16 [C].
 
-    centroids: NDArray[np.float32]
+    outlier_distance: see CodebookRecord; None where no token is an outlier.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float16]
     outlier_distance: float | None = None
+
+    @staticmethod
+    def of(centroids: NDArray[np.float32], outlier_distance: float | None = None) -> Codebook:
+        """A codebook of centroids float32 [C, D], rounded."""
+        return Codebook(*_codec(centroids.shape[1]).compress(centroids), outlier_distance)
+
+    @cached_property
+    def centroids(self) -> NDArray[np.float32]:
+        """The centroids as all who use them have them, decoded: float32 [C, D]."""
+        return _codec(self.codes.shape[1]).decompress(self.codes, self.scales)
 
     def nearest(self, vectors: NDArray[np.float32]) -> NDArray[np.uint32]:
         """The nearest centroid by Euclidean distance for vectors float32 [T, D]: uint32 [T], ties to the lowest id."""
@@ -40,6 +57,10 @@ class Codebook:
         if self.outlier_distance is None:
             return np.zeros(len(vectors), bool)
         return self.squared_distances(vectors, ids) >= self.outlier_distance
+
+
+def _codec(dim: int) -> Codec:
+    return Codec(np.zeros(dim, np.float32), 8)
 
 
 def distinct_per_passage(

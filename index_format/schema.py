@@ -54,7 +54,7 @@ def codec_arrays(dim: int) -> dict[str, ArraySpec]:
 
 
 def codebook_arrays(centroids: int, dim: int) -> dict[str, ArraySpec]:
-    return {"centroids": ArraySpec("<f4", (centroids, dim))}
+    return {"codes": ArraySpec("|u1", (centroids, dim)), "scales": ArraySpec("<f2", (centroids,))}
 
 
 def codes_arrays(passages: int, tokens: int, row_bytes: int) -> dict[str, ArraySpec]:

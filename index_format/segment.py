@@ -366,7 +366,12 @@ def read_codec(files: FileCache, record: CodecRecord, dim: int) -> Codec:
 
 def read_codebook(files: FileCache, record: CodebookRecord, dim: int) -> Codebook:
     arrays = map_npz(files.path(record.file), schema.codebook_arrays(record.centroids, dim))
-    return Codebook(arrays["centroids"], record.outlier_distance)  # type: ignore[arg-type]
+    return Codebook(arrays["codes"], arrays["scales"], record.outlier_distance)  # type: ignore[arg-type]
+
+
+def write_codebook(store: Store, codebook_id: str, book: Codebook) -> FileRef:
+    """Write a codebook under the key of its id. What it says of outliers stands in its record."""
+    return write_object(store, keys.codebook(codebook_id), write_npz({"codes": book.codes, "scales": book.scales}))
 
 
 def _check_offsets(offsets: NDArray[np.generic], total: int, where: str, *, may_be_empty: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from index_format import schema
 from index_format.errors import IndexCorrupt
 from index_format.manifest import SegmentRecord
-from index_format.npz import ArraySpec, map_npz
+from index_format.npz import map_npz
 
 LEAST_SCALE = 2.0**-14
 _MAX_ID = 512
@@ -33,12 +33,13 @@ class Problem:
 
 def check_codec(path: Path, dim: int) -> Iterator[Problem]:
     """SPEC §4.7."""
-    yield from _finite(path, schema.codec_arrays(dim))
+    wrong = ~np.isfinite(map_npz(path, schema.codec_arrays(dim))["mean"].astype(np.float32))
+    yield from _each(wrong, lambda at: f"the mean is not finite in dimension {at}")
 
 
 def check_codebook(path: Path, centroids: int, dim: int) -> Iterator[Problem]:
     """SPEC §4.7."""
-    yield from _finite(path, schema.codebook_arrays(centroids, dim))
+    yield from _scales(map_npz(path, schema.codebook_arrays(centroids, dim))["scales"], "centroid")
 
 
 def check_codes(path: Path, record: SegmentRecord, row_bytes: int) -> Iterator[Problem]:
@@ -165,13 +166,6 @@ def check_report(path: Path) -> Iterator[Problem]:
     yield from _parquet(path, file, schema.REJECTED)
     for group in range(file.num_row_groups):
         _read_group(path, file, group)
-
-
-def _finite(path: Path, specs: Mapping[str, ArraySpec]) -> Iterator[Problem]:
-    for name, array in map_npz(path, specs).items():
-        wrong = ~np.isfinite(array.astype(np.float32)).reshape(len(array), -1)
-        for row in np.unique(np.nonzero(wrong)[0])[:_EXAMPLES].tolist():
-            yield Problem(f"{name}: row {row} is not finite", row)
 
 
 def _scales(stored: NDArray[np.generic], of: str) -> Iterator[Problem]:

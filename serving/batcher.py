@@ -259,5 +259,5 @@ class Batcher:
         if isinstance(value, Exception):
             job.future.set_exception(value)
             return
-        job.future.set_result(Done(value, queue_ms, encode_ms, work_ms))
         self._metrics.observe(queue_ms, encode_ms, work_ms)
+        job.future.set_result(Done(value, queue_ms, encode_ms, work_ms))

@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from index_format.codebook import Codebook
 from index_format.codec import Codec
 from serving.kernels import native
 from serving.kernels.levels import Level, best_level
@@ -131,7 +132,7 @@ def _fill(
 
 @dataclass(frozen=True, slots=True)
 class CodedCentroids:
-    """Centroids in 8 bits a dimension. codes: uint8 [C, D], scales: float16 [C], half_norms: float32 [C].
+    """Centroids as kernels want them. codes: uint8 [C, D], scales: float16 [C], half_norms: float32 [C].
 
     mean: float32 [D], of all of them as decoded. longest: the length of the longest.
     """
@@ -143,13 +144,11 @@ class CodedCentroids:
     longest: np.float32
 
     @staticmethod
-    def of(centroids: NDArray[np.float32]) -> CodedCentroids:
-        codec = Codec(np.zeros(centroids.shape[1], np.float32), 8)
-        codes, scales = codec.compress(centroids)
-        decoded = codec.decompress(codes, scales)
+    def of(book: Codebook) -> CodedCentroids:
+        decoded = book.centroids
         half_norms = np.einsum("cd,cd->c", decoded, decoded) / np.float32(2)
         mean = decoded.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return CodedCentroids(codes, scales, half_norms, mean, np.sqrt(2 * half_norms.max()))
+        return CodedCentroids(book.codes, book.scales, half_norms, mean, np.sqrt(2 * half_norms.max()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,8 +185,8 @@ class Snapshot:
 
     @cached_property
     def centroids(self) -> CodedCentroids:
-        """The centroids, in the codes that the candidate stage scores."""
-        return CodedCentroids.of(self._index.codebook(self.manifest).centroids)
+        """The centroids, for the candidate stage."""
+        return CodedCentroids.of(self._index.codebook(self.manifest))
 
     def place(self, passage: int) -> tuple[SegmentReader, int]:
         """The segment of a passage, and its ordinal there."""

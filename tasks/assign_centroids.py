@@ -29,7 +29,7 @@ def assign_centroids(
         )
     index = Index.at(address)
     book = read_codebook(index.files, codebook, dim)
-    coded, threads = CodedCentroids.of(book.centroids), os.cpu_count() or 1
+    coded, threads = CodedCentroids.of(book), os.cpu_count() or 1
     file = write_centroids(
         index.store,
         segment,

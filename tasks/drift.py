@@ -57,7 +57,7 @@ def measure_drift(address: str, version: int) -> list[SegmentDrift]:
     """The newest segments of a version against its codebook, oldest first."""
     index = Index.at(address)
     manifest = index.version(version)
-    codec, book = index.codec(manifest), index.codebook(manifest).centroids
+    codec, book = index.codec(manifest), index.codebook(manifest)
     coded, found = CodedCentroids.of(book), []
     for record in manifest.segments[-_MOST:]:
         arrays = map_codes(index.files, record, codec)

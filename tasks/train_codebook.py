@@ -17,11 +17,9 @@ from index_format import keys
 from index_format.codebook import Codebook
 from index_format.codec import Codec
 from index_format.errors import EncoderMismatch
-from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
-from index_format.npz import write_npz
-from index_format.segment import EncodedSegment, map_codes, read_codec
+from index_format.segment import EncodedSegment, map_codes, read_codec, write_codebook
 from serving.scoring import CodedCentroids, nearest_centroids
 from tasks import progress
 from tasks.prefect_task import as_task
@@ -58,12 +56,12 @@ def train_codebook(
     centroids = centroids_for(sum(trained_on))
     most = max(MAX_SAMPLE, LEAST_PER_CENTROID * centroids)
     size = min(sum(trained_on), SAMPLE_PER_CENTROID * centroids, most)
-    trained = kmeans(_sample(index, segments, trained_on, opened, size, held=False), centroids)
+    book = Codebook.of(kmeans(_sample(index, segments, trained_on, opened, size, held=False), centroids))
     apart = _sample(index, segments, left_out, opened, min(sum(left_out), HELD_OUT_SAMPLE), held=True)
     tokens = [segment.tokens for segment in segments]
     any_kind = _sample(index, segments, tokens, opened, min(sum(tokens), OUTLIER_SAMPLE), held=None)
-    coded = CodedCentroids.of(trained)
-    farther = outlier_distance(squared_distances(any_kind, trained, coded))
+    coded = CodedCentroids.of(book)
+    farther = outlier_distance(squared_distances(any_kind, book, coded))
     codebook_id = keys.new_id()
     return CodebookRecord(
         id=codebook_id,
@@ -71,9 +69,9 @@ def train_codebook(
         centroids=centroids,
         trained_on_tokens=sum(tokens),
         trained_on_segments=[segment.id for segment in segments],
-        held_out_distance=_mean_distance(apart, trained, coded),
+        held_out_distance=_mean_distance(apart, book, coded),
         outlier_distance=farther if sum(tokens) >= LEAST_TOKENS else None,
-        file=write_object(index.store, keys.codebook(codebook_id), write_npz({"centroids": trained})),
+        file=write_codebook(index.store, codebook_id, book),
     )
 
 
@@ -86,7 +84,7 @@ def kmeans(sample: NDArray[np.float32], centroids: int) -> NDArray[np.float32]:
     random, threads = np.random.default_rng(SEED), os.cpu_count() or 1
     current = sample[np.sort(random.choice(len(sample), centroids, replace=False))]
     for _ in range(ITERATIONS):
-        nearest = nearest_centroids(sample, CodedCentroids.of(current), threads=threads)
+        nearest = nearest_centroids(sample, CodedCentroids.of(Codebook.of(current)), threads=threads)
         current = _means(sample, nearest, centroids, random)
         progress.report("codebook", advance=1)
     return current
@@ -107,18 +105,16 @@ def _means(
     return means
 
 
-def squared_distances(
-    vectors: NDArray[np.float32], centroids: NDArray[np.float32], coded: CodedCentroids
-) -> NDArray[np.float32]:
+def squared_distances(vectors: NDArray[np.float32], book: Codebook, coded: CodedCentroids) -> NDArray[np.float32]:
     """How far vectors float32 [n, D] lie from their nearest centroids, which `coded` are too: float32 [n]."""
     nearest = nearest_centroids(vectors, coded, threads=os.cpu_count() or 1)
-    return Codebook(centroids).squared_distances(vectors, nearest)
+    return book.squared_distances(vectors, nearest)
 
 
-def _mean_distance(vectors: NDArray[np.float32], centroids: NDArray[np.float32], coded: CodedCentroids) -> float | None:
+def _mean_distance(vectors: NDArray[np.float32], book: Codebook, coded: CodedCentroids) -> float | None:
     if len(vectors) < LEAST_TOKENS:
         return None
-    return float(squared_distances(vectors, centroids, coded).mean())
+    return float(squared_distances(vectors, book, coded).mean())
 
 
 def outlier_distance(distances: NDArray[np.float32], share: float = OUTLIER_SHARE) -> float | None:

@@ -33,7 +33,7 @@ from index_format.manifest import (
     SegmentRecord,
 )
 from index_format.npz import write_npz
-from index_format.segment import SegmentContent, write_centroids, write_segment
+from index_format.segment import SegmentContent, write_centroids, write_codebook, write_segment
 from index_format.store import Store
 
 DIM = 8
@@ -74,11 +74,11 @@ def token_vectors(text: str) -> NDArray[np.float32]:
 def make_recipe(index: Index, *, bits: int = 4, encoder: str = "words") -> Recipe:
     """Write a codec and a codebook into an index that has none yet."""
     sample = np.stack([word_vector(word) for word in WORDS])
-    codec, book = Codec(sample.mean(axis=0), bits), Codebook(sample[:CENTROIDS].copy(), OUTLIER_DISTANCE)
+    codec, book = Codec(sample.mean(axis=0), bits), Codebook.of(sample[:CENTROIDS], OUTLIER_DISTANCE)
     codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
     book_id = keys.new_id()
     record = EncoderRecord(name=encoder, fingerprint=hashlib.sha256(encoder.encode()).hexdigest(), dim=DIM)
-    book_file = write_object(index.store, keys.codebook(book_id), write_npz({"centroids": book.centroids}))
+    book_file = write_codebook(index.store, book_id, book)
     return Recipe(
         encoder=record,
         codec_record=CodecRecord(bits=bits, file=codec_file),

@@ -114,8 +114,8 @@ def upload(
         segments=torch.from_numpy(rows).to(device),
         segment_of=torch.repeat_interleave(numbers, torch.from_numpy(counts).to(device)),
         outlier_segment_of=torch.repeat_interleave(numbers, torch.from_numpy(outliers).to(device)),
-        centroid_codes=torch.from_numpy(centroids.codes).to(device),
-        centroid_scales=torch.from_numpy(centroids.scales).to(device),
+        centroid_codes=torch.tensor(centroids.codes, device=device),
+        centroid_scales=torch.tensor(centroids.scales, device=device),
         uploads=uploads,
     )
 

@@ -20,10 +20,10 @@ from flows.compact_index import compact_index
 from flows.parameters import BuildParameters, CollectParameters, CompactParameters
 from index_format import change, keys
 from index_format.change import Origin
-from index_format.files import write_object
+from index_format.codebook import Codebook
 from index_format.index import Index
 from index_format.manifest import CodebookRecord
-from index_format.npz import write_npz
+from index_format.segment import write_codebook
 from tasks import encode_shard
 from tasks.rows import Source
 from tests.prefect_server import free_port
@@ -155,6 +155,5 @@ def _another_codebook(index: Index) -> CodebookRecord:
     """One centroid: every id is 0."""
     book_id = keys.new_id()
     base = index.current()
-    arrays = {"centroids": np.zeros((1, base.encoder.dim), np.float32)}
-    file = write_object(index.store, keys.codebook(book_id), write_npz(arrays))
+    file = write_codebook(index.store, book_id, Codebook.of(np.zeros((1, base.encoder.dim), np.float32)))
     return msgspec.structs.replace(base.codebook, id=book_id, centroids=1, file=file)

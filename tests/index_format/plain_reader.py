@@ -89,8 +89,9 @@ def read_plainly(root: Path, version: int | None = None) -> PlainIndex:
     distance = book["outlier_distance"]
     must(distance is None or distance > 0, "outliers lie apart from their centroids")
     must(book["file"]["key"] == f"codebooks/{book['id']}.npz", "a codebook is under its id")
-    centroids = read_arrays(root, book["file"], "codebook", {"centroids": ("<f4", (book["centroids"], dim))})
-    must(bool(np.isfinite(centroids["centroids"]).all() and np.isfinite(mean).all()), "numbers are finite")
+    specs = {"codes": ("|u1", (book["centroids"], dim)), "scales": ("<f2", (book["centroids"],))}
+    check_scales(read_arrays(root, book["file"], "codebook", specs)["scales"])
+    must(bool(np.isfinite(mean).all()), "numbers are finite")
     must(len({one["id"] for one in manifest["segments"]}) == len(manifest["segments"]), "segment ids are distinct")
     for made in (book, *manifest["segments"]):
         must(made["encoder"] == manifest["encoder"]["fingerprint"], "codebook and segments are of the index's encoder")
@@ -134,7 +135,7 @@ def read_segment(root: Path, record: dict[str, Any], index: PlainIndex, mean: np
     touched = read_arrays(root, record["centroids_file"], "centroids", specs)
     check_offsets(arrays["offsets"], tokens)
     check_offsets(touched["offsets"], len(touched["ids"]))
-    must(bool((arrays["scales"] >= 2**-14).all() and np.isfinite(arrays["scales"]).all()), "scales are positive")
+    check_scales(arrays["scales"])
     must(bool((touched["ids"] < index.manifest["codebook"]["centroids"]).all()), "centroid ids are of the codebook")
     for first, last in pairwise(touched["offsets"]):
         must(bool((np.diff(touched["ids"][first:last].astype(int)) > 0).all()), "a passage's ids ascend")
@@ -238,6 +239,10 @@ def read_arrays(root: Path, file: dict[str, Any], kind: str, specs: dict[str, An
 def check_offsets(offsets: np.ndarray, total: int) -> None:
     steps = np.diff(offsets.astype(int))
     must(offsets[0] == 0 and offsets[-1] == total and bool((steps > 0).all()), "offsets rise from 0 to the total")
+
+
+def check_scales(scales: np.ndarray) -> None:
+    must(bool((scales >= 2**-14).all() and np.isfinite(scales).all()), "scales are positive")
 
 
 def check_outliers(codes: dict[str, np.ndarray], touched: dict[str, np.ndarray]) -> None:

@@ -32,7 +32,7 @@ DOCUMENTS = {"a": "harbour lantern", "b": "copper meadow violin ember glacier"}
 def test_the_nearest_centroid_is_the_least_far(seed: int, centroids: int, tokens: int) -> None:
     """As brute force over all distances says."""
     random = np.random.default_rng(seed)
-    book = Codebook(random.normal(size=(centroids, 8)).astype(np.float32))
+    book = Codebook.of(random.normal(size=(centroids, 8)).astype(np.float32))
     vectors = random.normal(size=(tokens, 8)).astype(np.float32)
     distances = ((vectors[:, None] - book.centroids[None]) ** 2).sum(axis=2)
     np.testing.assert_array_equal(book.nearest(vectors), distances.argmin(axis=1) if tokens else [])
@@ -40,7 +40,7 @@ def test_the_nearest_centroid_is_the_least_far(seed: int, centroids: int, tokens
 
 def test_equal_centroids_give_the_lowest_id() -> None:
     """A tie has one answer."""
-    book = Codebook(np.ones((4, 8), np.float32))
+    book = Codebook.of(np.ones((4, 8), np.float32))
     assert book.nearest(np.ones((3, 8), np.float32)).tolist() == [0, 0, 0]
 
 
@@ -121,7 +121,7 @@ def test_tokens_far_from_their_centroid_are_kept_with_it(index: Index, recipe: R
         own = far[(far >= start) & (far < stop)]
         np.testing.assert_array_equal(touched.outlier_codes[first:last], codes.codes[own])
         np.testing.assert_array_equal(touched.outlier_scales[first:last], codes.scales[own])
-    plain = write_centroids(index.store, record, index.files, recipe.codec, Codebook(book))
+    plain = write_centroids(index.store, record, index.files, recipe.codec, Codebook.of(book))
     assert len(np.load(index.files.path(plain))["outlier_scales"]) == 0
 
 

@@ -25,7 +25,7 @@ from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord, Manifest, encode_manifest
 from index_format.npz import write_npz
-from index_format.segment import SegmentContent, SegmentReader, write_centroids, write_segment
+from index_format.segment import SegmentContent, SegmentReader, write_centroids, write_codebook, write_segment
 from index_format.store import LocalStore
 from serving.oracle import coded_maxsim
 from tasks.stage_documents import content_hash
@@ -59,10 +59,10 @@ def write_example(root: Path) -> tuple[Index, Manifest, Manifest]:
     """Version 1 with three passages, and version 2 without document a."""
     index = Index(LocalStore(root))
     encoder = EncoderRecord(name="example", fingerprint=hashlib.sha256(b"example").hexdigest(), dim=8)
-    codec, book = Codec(mean=MEAN, bits=4), Codebook(CENTROIDS, OUTLIER_DISTANCE)
+    codec, book = Codec(mean=MEAN, bits=4), Codebook.of(CENTROIDS, OUTLIER_DISTANCE)
     codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": MEAN}))
     book_id = keys.new_id()
-    book_file = write_object(index.store, keys.codebook(book_id), write_npz({"centroids": CENTROIDS}))
+    book_file = write_codebook(index.store, book_id, book)
     codes, scales = codec.compress(TOKENS)
     rows = [
         {**document, "content_hash": content_hash(document["title"], document["text"], document["metadata"])}
@@ -111,7 +111,7 @@ def worked_lines(root: Path) -> list[str]:
     (segment,) = index.segments(first)
     (after,) = index.segments(second)
     codec = index.codec(first)
-    lines = [*_packing_lines(), *_segment_lines(segment, codec)]
+    lines = [*_packing_lines(), *_codebook_lines(index.codebook(first)), *_segment_lines(segment, codec)]
     lines += [f"deletions.ordinals  {np.flatnonzero(after.deleted).astype('<u4').tobytes().hex(' ', 4)}"]
     lines += [
         f"content_hash {one['id']}  {digest.hex()}"
@@ -136,6 +136,13 @@ def _packing_lines() -> list[str]:
         packed = pack(np.array([codes], np.uint8), bits).tobytes().hex(" ")
         lines.append(f"{bits} bit{'s' if bits > 1 else ' '}  {' '.join(map(str, codes))}  →  {packed}")
     return lines
+
+
+def _codebook_lines(book: Codebook) -> list[str]:
+    return [
+        f"centroid {number}  {code.tobytes().hex(' ')}  {scale.tobytes().hex()}  {float(scale)!r}"
+        for number, (code, scale) in enumerate(zip(book.codes, book.scales, strict=True))
+    ]
 
 
 def _segment_lines(segment: SegmentReader, codec: Codec) -> list[str]:

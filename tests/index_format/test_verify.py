@@ -257,11 +257,14 @@ def test_a_table_that_was_written_otherwise_is_named(root: Path, options: dict[s
 def test_a_mean_or_a_centroid_that_is_no_number_is_named(root: Path) -> None:
     """Codec and codebook."""
     _, manifest = head(root)
-    for file, name in ((manifest["codec"]["file"], "mean"), (manifest["codebook"]["file"], "centroids")):
+    for file, name in ((manifest["codec"]["file"], "mean"), (manifest["codebook"]["file"], "scales")):
         own = arrays(root, file)
         own[name].flat[3] = np.nan
         forge(root, file, write_npz(own))
-    assert [fault.problem for fault in faults(root)] == ["mean: row 3 is not finite", "centroids: row 0 is not finite"]
+    assert [(fault.problem, fault.row) for fault in faults(root)] == [
+        ("the mean is not finite in dimension 3", 3),
+        ("the scale of centroid 3 is nan, expected 2^-14 or more", 3),
+    ]
 
 
 def of_encoder(manifest: dict[str, Any], fingerprint: str) -> None:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from index_format.codebook import Codebook
 from index_format.codec import MAX_DIM, Codec, unpack
 from serving.kernels.levels import LEVELS, Level, levels_here
 from serving.oracle import coded_maxsim, exact_maxsim
@@ -310,7 +311,7 @@ def test_the_nearest_centroid_is_hardly_farther_than_the_nearest(
     """Rounding to eight bits may choose another one, but only where both are as good as equal."""
     random = np.random.default_rng(dim)
     book, vectors = random_vectors(random, centroids, dim), random_vectors(random, tokens, dim)
-    found = nearest_centroids(vectors, CodedCentroids.of(book), level=level, threads=2)
+    found = nearest_centroids(vectors, CodedCentroids.of(Codebook.of(book)), level=level, threads=2)
     distances = ((vectors[:, None] - book[None]) ** 2).sum(axis=2)
     chosen = distances[np.arange(tokens), found] if tokens else np.zeros(0)
     np.testing.assert_allclose(chosen, distances.min(axis=1) if tokens else [], atol=0.05)

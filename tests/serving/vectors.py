@@ -25,7 +25,7 @@ from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord, Manifest, SegmentRecord
 from index_format.npz import write_npz
 from index_format.reindex import replace_vectors
-from index_format.segment import SegmentContent, write_centroids, write_segment
+from index_format.segment import SegmentContent, write_centroids, write_codebook, write_segment
 from index_format.store import MemoryStore
 from serving.snapshot import Snapshot, open_snapshot
 from tasks.train_codebook import outlier_distance
@@ -81,14 +81,14 @@ def make_recipe(
     outlier_share: float | None = OUTLIER_SHARE,
 ) -> Recipe:
     """Write a codec centred on `sample` and a codebook of its first vectors; a share of all are outliers, or none."""
-    codec, book = Codec(mean=sample.mean(axis=0), bits=bits), Codebook(centroids=sample[:centroids].copy())
+    codec, book = Codec(mean=sample.mean(axis=0), bits=bits), Codebook.of(sample[:centroids])
     if outlier_share is not None:
         decoded = codec.decompress(*codec.compress(sample))
         distances = book.squared_distances(decoded, book.nearest(decoded))
         book = replace(book, outlier_distance=outlier_distance(distances, outlier_share))
     codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
     book_id = keys.new_id()
-    book_file = write_object(index.store, keys.codebook(book_id), write_npz({"centroids": book.centroids}))
+    book_file = write_codebook(index.store, book_id, book)
     return Recipe(
         encoder=encoder,
         codec_record=CodecRecord(bits=bits, file=codec_file),

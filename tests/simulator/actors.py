@@ -9,6 +9,7 @@ import numpy as np
 
 from index_format import change, compaction, garbage, history, keys
 from index_format.change import Addition, Origin
+from index_format.codebook import Codebook
 from index_format.commit import commit
 from index_format.compaction import CompactionPolicy
 from index_format.errors import (
@@ -18,12 +19,10 @@ from index_format.errors import (
     IndexNotFound,
     ObjectMissing,
 )
-from index_format.files import write_object
 from index_format.history import Retention
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, Manifest
-from index_format.npz import write_npz
-from index_format.segment import SegmentReader, write_centroids
+from index_format.segment import SegmentReader, write_centroids, write_codebook
 from tests.simulator.schedule import Schedule, Stopped
 from tests.simulator.store import Ambiguous, SimStore
 from tests.simulator.world import Documents, Violation, World
@@ -118,8 +117,8 @@ class Actors:
         replaced = index.current().codebook
         chosen = self.random.sample(WORDS, CENTROIDS)
         book_id = keys.new_id()
-        arrays = {"centroids": np.stack([word_vector(word) for word in chosen])}
-        file = write_object(index.store, keys.codebook(book_id), write_npz(arrays))
+        book = Codebook.of(np.stack([word_vector(word) for word in chosen]))
+        file = write_codebook(index.store, book_id, book)
         record = msgspec.structs.replace(replaced, id=book_id, centroids=CENTROIDS, file=file)
         self._acknowledge(change.replace_codebook(index, replaced.id, record, self._origin("codebook")))
 

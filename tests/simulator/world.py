@@ -142,8 +142,8 @@ class World:
     def _check_arrays(self, manifest: Manifest, record: SegmentRecord) -> bool:
         """Codes are those of the text, and centroid ids those of the manifest's codebook."""
         codec = Codec(self._arrays(manifest.codec.file.key)["mean"], manifest.codec.bits)
-        centroids = self._arrays(manifest.codebook.file.key)["centroids"]
-        book = Codebook(centroids, manifest.codebook.outlier_distance)
+        centroids = self._arrays(manifest.codebook.file.key)
+        book = Codebook(centroids["codes"], centroids["scales"], manifest.codebook.outlier_distance)
         arrays, touched = self._arrays(record.codes_file.key), self._arrays(record.centroids_file.key)
         texts, passages = self._table(record.documents_file.key)["text"], self._table(record.passages_file.key)
         spans = zip(passages["document"], passages["start"], passages["end"], strict=True)

