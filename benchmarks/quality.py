@@ -4,8 +4,8 @@
 
 Each collection is built by the real flow and asked all its queries; BM25, the same model's one vector of each passage,
 and exact MaxSim on the very same token vectors are measured beside it. With --variants ours every number of bits and
-pooling is measured on the way (variants.py), with --variants all ColBERT's codec too: for twice and for three times
-the time. Results are kept as they come.
+pooling is measured on the way (variants.py), with --variants all ColBERT's codec too, which takes two to six times as
+long, the more queries the longer. Results are kept as they come.
 """
 
 from __future__ import annotations
