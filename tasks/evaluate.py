@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 from encoding.encoder import load_encoder_of
 from index_format.index import Index
 from index_format.manifest import Manifest
+from index_format.npz import forget
+from index_format.segment import SegmentReader
+from serving.candidates import Scored
 from serving.hybrid import Fusion, rank_hybrid, rank_words
+from serving.matches import Selection
 from serving.scorer import EXHAUSTIVE_BYTES
-from serving.search import Ranking, Recall, rank
+from serving.search import Ranking, Recall, best_of, rank
 from serving.snapshot import Snapshot, open_snapshot
 from tasks.device import gpu_claimed
 from tasks.measures import DEPTH, Judgements, PerQuery, mean, measure, overlap
@@ -28,6 +32,7 @@ _FIRST_PASSAGES = 200  # of a ranking; more until they have DEPTH documents
 _SAMPLE_TOKENS = 24  # of a passage that stands for a query
 _SEED = 20
 _FEW_QUERIES = 20
+_BYTES_AT_ONCE = 64 * 2**20  # of codes, in memory for an exact ranking
 _MOST_TOKENS = 20_000_000  # some ten seconds for those queries on two cores
 
 
@@ -152,7 +157,41 @@ def sample_queries(snapshot: Snapshot, count: int) -> list[NDArray[np.float32]]:
 
 
 def _rank(snapshot: Snapshot, vectors: NDArray[np.float32], recall: Recall, k: int) -> Ranking:
-    return rank(snapshot, vectors, k, recall=recall, threads=_THREADS)
+    if recall == "exact":
+        return _rank_exactly(snapshot, vectors, k)
+    ranking = rank(snapshot, vectors, k, recall=recall, threads=_THREADS)
+    _forget_codes(snapshot.segments)
+    return ranking
+
+
+def _rank_exactly(snapshot: Snapshot, vectors: NDArray[np.float32], k: int) -> Ranking:
+    """Some segments after the other, so that a run which measures an index does not hold all its codes in memory."""
+    passages, scores, scored = list[int](), list[float](), 0
+    for part in _parts(snapshot.segments):
+        first, last = snapshot.first_passages[part.start], snapshot.first_passages[part.stop]
+        mask = np.zeros_like(snapshot.live)
+        mask[first:last] = snapshot.live[first:last]
+        among = Selection.of(mask, snapshot.segments)
+        ranking = rank(snapshot, vectors, k, recall="exact", among=among, threads=_THREADS)
+        _forget_codes(snapshot.segments[part.start : part.stop])
+        passages, scores, scored = passages + ranking.passages, scores + ranking.scores, scored + ranking.scored
+    found = Scored(np.array(passages, np.int64), np.array(scores, np.float32), scored)
+    return Ranking(*best_of(snapshot, found, k), scored)
+
+
+def _parts(segments: Sequence[SegmentReader]) -> Iterator[range]:
+    """Neighbouring segments with codes of about `_BYTES_AT_ONCE` together."""
+    first = size = 0
+    for number, segment in enumerate(segments):
+        size += segment.record.codes_file.size
+        if size >= _BYTES_AT_ONCE or number == len(segments) - 1:
+            yield range(first, number + 1)
+            first, size = number + 1, 0
+
+
+def _forget_codes(segments: Sequence[SegmentReader]) -> None:
+    for segment in segments:
+        forget(segment.codes.codes)
 
 
 def _rank_both(snapshot: Snapshot, text: str, vectors: NDArray[np.float32], fusion: Fusion, k: int) -> Ranking:

@@ -162,17 +162,17 @@ def _sample(
     held: whether from those that are held out, or those that are not; None: from all. counts: how many that are, by
     segment.
     """
-    chosen = np.sort(np.random.default_rng(SEED).choice(sum(counts), size, replace=False))
+    random, filled = np.random.default_rng(SEED), 0
     sample = np.empty((size, codec.dim), np.float32)
-    first = filled = 0
-    for segment, count in zip(segments, counts, strict=True):
+    # So many of each segment: one choice among all tokens would take eight bytes for each of them.
+    shares = np.diff(np.cumsum([0, *counts]) * size // max(1, sum(counts)))
+    for segment, count, share in zip(segments, counts, shares.tolist(), strict=True):
         arrays = map_codes(index.files, segment, codec)
         is_held = _held_out(index, segment, codec)
         rows_of_kind = np.flatnonzero((is_held == held) | (held is None))
-        own = rows_of_kind[chosen[(chosen >= first) & (chosen < first + count)] - first]
+        own = rows_of_kind[np.sort(random.choice(count, share, replace=False))]
         for start in range(0, len(own), _BLOCK):
             rows = own[start : start + _BLOCK]
             sample[filled : filled + len(rows)] = codec.decompress(arrays.codes[rows], arrays.scales[rows])
             filled += len(rows)
-        first += count
     return sample
