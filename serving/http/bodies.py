@@ -9,6 +9,7 @@ from typing import TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from serving.http.errors import Refusal
@@ -50,7 +51,10 @@ async def read_body(request: Request, model: type[Model]) -> Model:
 
     What FastAPI does itself, in half of the time: it also asks for forms, dependencies and observers of its own.
     """
-    data = await request.body()
+    try:
+        data = await request.body()
+    except ClientDisconnect:  # no fault of ours, and nobody is left to read the answer
+        raise Refusal(400, "bad_request", "The connection ended before the body did.") from None
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _JSON and not (kind.startswith("application/") and kind.endswith("+json")):
         # Other kinds are those that a page of another site may send without being asked whether it may.
