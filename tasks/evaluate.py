@@ -32,7 +32,7 @@ _FIRST_PASSAGES = 200  # of a ranking; more until they have DEPTH documents
 _SAMPLE_TOKENS = 24  # of a passage that stands for a query
 _SEED = 20
 _FEW_QUERIES = 20
-_BYTES_AT_ONCE = 64 * 2**20  # of codes, in memory for an exact ranking
+_BYTES_AT_ONCE = 32 * 2**20  # of codes, in memory for an exact ranking
 _MOST_TOKENS = 20_000_000  # some ten seconds for those queries on two cores
 
 
@@ -160,7 +160,7 @@ def _rank(snapshot: Snapshot, vectors: NDArray[np.float32], recall: Recall, k: i
     if recall == "exact":
         return _rank_exactly(snapshot, vectors, k)
     ranking = rank(snapshot, vectors, k, recall=recall, threads=_THREADS)
-    _forget_codes(snapshot.segments)
+    _forget(snapshot.segments)
     return ranking
 
 
@@ -173,7 +173,7 @@ def _rank_exactly(snapshot: Snapshot, vectors: NDArray[np.float32], k: int) -> R
         mask[first:last] = snapshot.live[first:last]
         among = Selection.of(mask, snapshot.segments)
         ranking = rank(snapshot, vectors, k, recall="exact", among=among, threads=_THREADS)
-        _forget_codes(snapshot.segments[part.start : part.stop])
+        _forget(snapshot.segments[part.start : part.stop])
         passages, scores, scored = passages + ranking.passages, scores + ranking.scores, scored + ranking.scored
     found = Scored(np.array(passages, np.int64), np.array(scores, np.float32), scored)
     return Ranking(*best_of(snapshot, found, k), scored)
@@ -189,9 +189,10 @@ def _parts(segments: Sequence[SegmentReader]) -> Iterator[range]:
             first, size = number + 1, 0
 
 
-def _forget_codes(segments: Sequence[SegmentReader]) -> None:
+def _forget(segments: Sequence[SegmentReader]) -> None:
     for segment in segments:
         forget(segment.codes.codes)
+        forget(segment.centroids.ids)
 
 
 def _rank_both(snapshot: Snapshot, text: str, vectors: NDArray[np.float32], fusion: Fusion, k: int) -> Ranking:

@@ -32,15 +32,15 @@ def test_an_exact_ranking_is_the_same_however_many_segments_are_in_memory(
         assert rankings(snapshot, [query], "exact") == [expected]
 
 
-def test_codes_that_were_ranked_do_not_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_ranking_read_does_not_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that measures a large index would else hold all of it."""
     forgotten: list[int] = []
-    monkeypatch.setattr(evaluate, "forget", lambda codes: forgotten.append(len(codes)))
+    monkeypatch.setattr(evaluate, "forget", lambda array: forgotten.append(len(array)))
     documents = random_documents(4, [[5], [3, 2]] * 3, _DIM)
     snapshot = random_snapshot(tmp_path, documents[:3], documents[3:])
-    tokens = [one.record.tokens for one in snapshot.segments]
+    mapped = [size for one in snapshot.segments for size in (one.record.tokens, len(one.centroids.ids))]
     query = random_vectors(np.random.default_rng(1), 5, _DIM)
     rankings(snapshot, [query], "exact")
-    assert forgotten == tokens
+    assert forgotten == mapped
     rankings(snapshot, [query], "balanced")
-    assert forgotten == tokens * 2
+    assert forgotten == mapped * 2
