@@ -23,6 +23,7 @@ from index_format.segment import SegmentReader
 from serving.candidates import Scored, score_candidates
 from serving.matches import Selection
 from serving.scorer import Recall as Recall  # the servers and the command line take it from here
+from serving.scorer import Scorer
 from serving.snapshot import Snapshot
 
 MAX_K = 1000
@@ -114,6 +115,7 @@ def rank(
     candidates: int | None = None,
     among: Selection | None = None,
     threads: int = 1,
+    scorer: Scorer | None = None,
 ) -> Ranking:
     """The best `k` passages for query vectors float32 [Q, D].
 
@@ -122,16 +124,17 @@ def rank(
     candidates: score this many instead, and those that tie with the last of them.
     among: the passages that may be found (`Snapshot.select`), all live ones by default. Their number alone decides
     how they are searched, so a filter that leaves few is as quick as a small index. threads: for this query.
+    scorer: another than the snapshot's own.
     """
     among = snapshot.everything if among is None else among
     if not among.passages:
         return Ranking([], [], 0)
-    scorer = snapshot.scorer.prepare(vectors, among.mask, threads=threads)
+    prepared = (scorer or snapshot.scorer).prepare(vectors, among.mask, threads=threads)
     if candidates is None and is_scored_whole(snapshot, among, recall):
-        scored = scorer.best(k)
+        scored = prepared.best(k)
     else:
         first, tolerance = (candidates, np.inf) if candidates else (max(FIRST, FIRST_PER_HIT * k), TOLERANCE[recall])
-        scored = score_candidates(scorer.approximate(), scorer.maxsim, k, first=first, tolerance=tolerance)
+        scored = score_candidates(prepared.approximate(), prepared.maxsim, k, first=first, tolerance=tolerance)
     passages, scores = best_of(snapshot, scored, k)
     return Ranking(passages, scores, scored.count)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,12 +14,10 @@ from encoding.encoder import load_encoder_of
 from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.npz import forget
-from index_format.segment import SegmentReader
-from serving.candidates import Scored
+from serving.candidates import Approximate, Scored
 from serving.hybrid import Fusion, rank_hybrid, rank_words
-from serving.matches import Selection
-from serving.scorer import EXHAUSTIVE_BYTES
-from serving.search import Ranking, Recall, best_of, rank
+from serving.scorer import EXHAUSTIVE_BYTES, CpuScorer, QueryScorer, Scorer
+from serving.search import Ranking, Recall, rank
 from serving.snapshot import Snapshot, open_snapshot
 from tasks.device import gpu_claimed
 from tasks.measures import DEPTH, Judgements, PerQuery, mean, measure, overlap
@@ -32,7 +30,7 @@ _FIRST_PASSAGES = 200  # of a ranking; more until they have DEPTH documents
 _SAMPLE_TOKENS = 24  # of a passage that stands for a query
 _SEED = 20
 _FEW_QUERIES = 20
-_BYTES_AT_ONCE = 32 * 2**20  # of codes, in memory for an exact ranking
+_PASSAGES_AT_ONCE = 256  # whose codes are in memory; the system may map 64 KiB and more around each
 _MOST_TOKENS = 20_000_000  # some ten seconds for those queries on two cores
 
 
@@ -157,42 +155,54 @@ def sample_queries(snapshot: Snapshot, count: int) -> list[NDArray[np.float32]]:
 
 
 def _rank(snapshot: Snapshot, vectors: NDArray[np.float32], recall: Recall, k: int) -> Ranking:
-    if recall == "exact":
-        return _rank_exactly(snapshot, vectors, k)
-    ranking = rank(snapshot, vectors, k, recall=recall, threads=_THREADS)
-    _forget(snapshot.segments)
-    return ranking
+    return rank(snapshot, vectors, k, recall=recall, threads=_THREADS, scorer=_sparing(snapshot))
 
 
-def _rank_exactly(snapshot: Snapshot, vectors: NDArray[np.float32], k: int) -> Ranking:
-    """Some segments after the other, so that a run which measures an index does not hold all its codes in memory."""
-    passages, scores, scored = list[int](), list[float](), 0
-    for part in _parts(snapshot.segments):
-        first, last = snapshot.first_passages[part.start], snapshot.first_passages[part.stop]
-        mask = np.zeros_like(snapshot.live)
-        mask[first:last] = snapshot.live[first:last]
-        among = Selection.of(mask, snapshot.segments)
-        ranking = rank(snapshot, vectors, k, recall="exact", among=among, threads=_THREADS)
-        _forget(snapshot.segments[part.start : part.stop])
-        passages, scores, scored = passages + ranking.passages, scores + ranking.scores, scored + ranking.scored
-    found = Scored(np.array(passages, np.int64), np.array(scores, np.float32), scored)
-    return Ranking(*best_of(snapshot, found, k), scored)
+def _sparing(snapshot: Snapshot) -> Scorer:
+    """The snapshot's scorer, which holds few codes in this process's memory at once; a GPU's reads none of its."""
+    return _SparingScorer(snapshot) if isinstance(snapshot.scorer, CpuScorer) else snapshot.scorer
 
 
-def _parts(segments: Sequence[SegmentReader]) -> Iterator[range]:
-    """Neighbouring segments with codes of about `_BYTES_AT_ONCE` together."""
-    first = size = 0
-    for number, segment in enumerate(segments):
-        size += segment.record.codes_file.size
-        if size >= _BYTES_AT_ONCE or number == len(segments) - 1:
-            yield range(first, number + 1)
-            first, size = number + 1, 0
+class _SparingScorer:
+    """Gives back the codes that it read: a run that measures a large index would else hold all of them."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self.exhaustive_bytes: Mapping[Recall, float] = snapshot.scorer.exhaustive_bytes
+
+    def prepare(self, vectors: NDArray[np.float32], found: NDArray[np.bool_], *, threads: int = 1) -> QueryScorer:
+        return _SparingQueryScorer(
+            self._snapshot, self._snapshot.scorer.prepare(vectors, found, threads=threads), found
+        )
 
 
-def _forget(segments: Sequence[SegmentReader]) -> None:
-    for segment in segments:
-        forget(segment.codes.codes)
-        forget(segment.centroids.ids)
+@dataclass(frozen=True, slots=True)
+class _SparingQueryScorer:
+    """Scores some passages after the other, with the scores that they have together."""
+
+    _snapshot: Snapshot
+    _scorer: QueryScorer
+    _found: NDArray[np.bool_]
+
+    def best(self, k: int) -> Scored:  # noqa: ARG002  # all are scored, and the search itself takes the best
+        passages = np.flatnonzero(self._found)
+        return Scored(passages, self.maxsim(passages), len(passages))
+
+    def approximate(self) -> Approximate:
+        approximate = self._scorer.approximate()
+        for segment in self._snapshot.segments:
+            forget(segment.centroids.ids)
+        return approximate
+
+    def maxsim(self, passages: NDArray[np.int64]) -> NDArray[np.float32]:
+        scores = np.empty(len(passages), np.float32)
+        for first in range(0, len(passages), _PASSAGES_AT_ONCE):
+            own = passages[first : first + _PASSAGES_AT_ONCE]
+            scores[first : first + len(own)] = self._scorer.maxsim(own)
+            touched = np.searchsorted(self._snapshot.first_passages, own[[0, -1]], side="right") - 1
+            for segment in self._snapshot.segments[touched[0] : touched[1] + 1]:
+                forget(segment.codes.codes)
+        return scores
 
 
 def _rank_both(snapshot: Snapshot, text: str, vectors: NDArray[np.float32], fusion: Fusion, k: int) -> Ranking:
