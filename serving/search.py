@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from index_format.segment import SegmentReader
 from serving.candidates import Scored, score_candidates
 from serving.matches import Selection
+from serving.scorer import QueryScorer
 from serving.scorer import Recall as Recall  # the servers and the command line take it from here
-from serving.scorer import Scorer
 from serving.snapshot import Snapshot
 
 MAX_K = 1000
@@ -115,7 +115,7 @@ def rank(
     candidates: int | None = None,
     among: Selection | None = None,
     threads: int = 1,
-    scorer: Scorer | None = None,
+    prepared: QueryScorer | None = None,
 ) -> Ranking:
     """The best `k` passages for query vectors float32 [Q, D].
 
@@ -124,12 +124,12 @@ def rank(
     candidates: score this many instead, and those that tie with the last of them.
     among: the passages that may be found (`Snapshot.select`), all live ones by default. Their number alone decides
     how they are searched, so a filter that leaves few is as quick as a small index. threads: for this query.
-    scorer: another than the snapshot's own.
+    prepared: what scores the query, in place of the snapshot's own scorer.
     """
     among = snapshot.everything if among is None else among
     if not among.passages:
         return Ranking([], [], 0)
-    prepared = (scorer or snapshot.scorer).prepare(vectors, among.mask, threads=threads)
+    prepared = prepared or snapshot.scorer.prepare(vectors, among.mask, threads=threads)
     if candidates is None and is_scored_whole(snapshot, among, recall):
         scored = prepared.best(k)
     else:

@@ -16,7 +16,7 @@ from index_format.manifest import Manifest
 from index_format.npz import forget
 from serving.candidates import Approximate, Scored
 from serving.hybrid import Fusion, rank_hybrid, rank_words
-from serving.scorer import EXHAUSTIVE_BYTES, CpuScorer, QueryScorer, Scorer
+from serving.scorer import EXHAUSTIVE_BYTES, CpuScorer, QueryScorer
 from serving.search import Ranking, Recall, rank
 from serving.snapshot import Snapshot, open_snapshot
 from tasks.device import gpu_claimed
@@ -155,30 +155,19 @@ def sample_queries(snapshot: Snapshot, count: int) -> list[NDArray[np.float32]]:
 
 
 def _rank(snapshot: Snapshot, vectors: NDArray[np.float32], recall: Recall, k: int) -> Ranking:
-    return rank(snapshot, vectors, k, recall=recall, threads=_THREADS, scorer=_sparing(snapshot))
-
-
-def _sparing(snapshot: Snapshot) -> Scorer:
-    """The snapshot's scorer, which holds few codes in this process's memory at once; a GPU's reads none of its."""
-    return _SparingScorer(snapshot) if isinstance(snapshot.scorer, CpuScorer) else snapshot.scorer
-
-
-class _SparingScorer:
-    """Gives back the codes that it read: a run that measures a large index would else hold all of them."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self.exhaustive_bytes: Mapping[Recall, float] = snapshot.scorer.exhaustive_bytes
-
-    def prepare(self, vectors: NDArray[np.float32], found: NDArray[np.bool_], *, threads: int = 1) -> QueryScorer:
-        return _SparingQueryScorer(
-            self._snapshot, self._snapshot.scorer.prepare(vectors, found, threads=threads), found
-        )
+    found = snapshot.everything.mask
+    prepared = snapshot.scorer.prepare(vectors, found, threads=_THREADS)
+    if isinstance(snapshot.scorer, CpuScorer):  # the codes that a GPU reads are not in this process's memory
+        prepared = _SparingScorer(snapshot, prepared, found)
+    return rank(snapshot, vectors, k, recall=recall, prepared=prepared)
 
 
 @dataclass(frozen=True, slots=True)
-class _SparingQueryScorer:
-    """Scores some passages after the other, with the scores that they have together."""
+class _SparingScorer:
+    """Scores some passages after the other, and gives back the codes that it read.
+
+    A run that measures a large index would else hold all of it in memory.
+    """
 
     _snapshot: Snapshot
     _scorer: QueryScorer
