@@ -30,7 +30,7 @@ _FIRST_PASSAGES = 200  # of a ranking; more until they have DEPTH documents
 _SAMPLE_TOKENS = 24  # of a passage that stands for a query
 _SEED = 20
 _FEW_QUERIES = 20
-_PASSAGES_AT_ONCE = 256  # whose codes are in memory; the system may map 64 KiB and more around each
+_PASSAGES_AT_ONCE = 32  # whose codes are in memory; the system may map two megabytes around each
 _MOST_TOKENS = 20_000_000  # some ten seconds for those queries on two cores
 
 
