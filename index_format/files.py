@@ -121,14 +121,13 @@ class FileCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(data)
-            partial.replace(path)
+            self._keep(partial, path)
         except OSError as error:
             _log.warning("%s cannot be kept, and will be made again: %s", path, error)
             return memoryview(data)
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-        self._make_room(len(data))
         return _map_if_sound(path) or memoryview(data)
 
     def counts(self) -> FileCounts:
@@ -199,19 +198,21 @@ class FileCache:
             where = f"{self._store.address}/{reference.key}"
             self._count(fetched_bytes=size)
             self._refuse_difference(size, digest.hexdigest(), reference, where)
-            partial.replace(path)
+            self._keep(partial, path)
         except OSError as error:
             raise storage_error("write", str(path), error) from error
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-        self._make_room(reference.size)
 
-    def _make_room(self, size: int) -> None:
+    def _keep(self, partial: Path, path: Path) -> None:
+        """Give a whole file its name, and make room for it: in one step, so that no other thread counts it as well."""
         with self._lock:
-            self._room -= size
+            grown = _size(partial) - _size(path)
+            partial.replace(path)
+            self._room -= grown
             if self._bytes is not None:
-                self._bytes += size
+                self._bytes += grown
             if self._room < 0:
                 self._bytes = total = self._evict()
                 # Where all is in use, look again only after the cache has grown by a twentieth.
@@ -219,25 +220,32 @@ class FileCache:
 
     def _evict(self) -> int:
         """Remove what was not used for longest until the limit holds. Returns the bytes that are left."""
+        self._remove_old_parts()
         found = self._found()
         total = sum(size for _, size, _ in found)
-        for used_at, size, path in sorted(found):
+        for _, size, path in sorted(found):
             if total <= self._limit:
                 break
-            in_progress = path.name.endswith(_PART) and time.time() - used_at < _PART_SECONDS
-            if path not in self._held and not in_progress:
+            if path not in self._held:
                 with contextlib.suppress(OSError):
                     path.unlink()
                     total -= size
         return total
 
+    def _remove_old_parts(self) -> None:
+        for path in self._directory.glob(f"*/*{_PART}"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime >= _PART_SECONDS:
+                    path.unlink()
+
     def _found(self) -> list[tuple[float, int, Path]]:
-        """When each file of the directory was last used, its bytes, and where it is."""
+        """When each whole file of the directory was last used, its bytes, and where it is."""
         found = []
         for path in self._directory.glob("*/*"):
             with contextlib.suppress(OSError):
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
+                if path.suffix != _PART:
+                    found.append((status.st_mtime, status.st_size, path))
         return found
 
 
@@ -259,6 +267,14 @@ def default_cache_limit() -> int:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file; none where there is no such file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _map_if_sound(path: Path) -> memoryview | None:

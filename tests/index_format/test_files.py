@@ -235,6 +235,39 @@ def test_many_files_are_fetched_at_the_same_time(tmp_path: Path) -> None:
         files.fetch(lost)
 
 
+def test_what_is_fetched_at_the_same_time_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a thread rests between naming a file and counting it."""
+    rename = Path.replace
+
+    def rename_and_rest(self: Path, target: Path) -> Path:
+        renamed = rename(self, target)
+        time.sleep(0.01)
+        return renamed
+
+    monkeypatch.setattr(Path, "replace", rename_and_rest)
+    store = SlowStore()
+    files = FileCache(store, tmp_path)
+    files.fetch(written(store, 20))
+    assert files.used_bytes() == sum(path.stat().st_size for path in tmp_path.glob("*/*"))
+
+
+def test_downloads_that_nobody_ended_are_removed_after_an_hour(tmp_path: Path) -> None:
+    """A younger one is somebody's, and counts when it is whole."""
+    store = MemoryStore()
+    folder = tmp_path / "ab"
+    folder.mkdir()
+    for name, age in (("old.part", 3700), ("young.part", 3500)):
+        (folder / name).write_bytes(DATA)
+        os.utime(folder / name, (time.time() - age, time.time() - age))
+    (reference,) = written(store, 1)
+    files = FileCache(store, tmp_path)
+    files.path(reference)
+    assert cached(tmp_path) == {"young.part", reference.sha256}
+    assert files.used_bytes() == reference.size
+
+
 def test_a_large_file_is_streamed(tmp_path: Path) -> None:
     """Never more of it in memory than a few megabytes."""
     store = SlowStore()
