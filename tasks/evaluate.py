@@ -14,6 +14,7 @@ from encoding.encoder import load_encoder_of
 from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.npz import forget
+from index_format.segment import Codes
 from serving.candidates import Approximate, Scored
 from serving.hybrid import Fusion, rank_hybrid, rank_words
 from serving.scorer import EXHAUSTIVE_BYTES, CpuScorer, QueryScorer
@@ -30,7 +31,8 @@ _FIRST_PASSAGES = 200  # of a ranking; more until they have DEPTH documents
 _SAMPLE_TOKENS = 24  # of a passage that stands for a query
 _SEED = 20
 _FEW_QUERIES = 20
-_PASSAGES_AT_ONCE = 32  # whose codes are in memory; the system may map two megabytes around each
+_MAPPED_TOGETHER = 2 * 2**20  # bytes of a file: so much may be in memory around what is read of it
+_STRETCHES_AT_ONCE = 8  # of so many bytes, whose codes are in memory
 _MOST_TOKENS = 20_000_000  # some ten seconds for those queries on two cores
 
 
@@ -184,14 +186,24 @@ class _SparingScorer:
         return approximate
 
     def maxsim(self, passages: NDArray[np.int64]) -> NDArray[np.float32]:
-        scores = np.empty(len(passages), np.float32)
-        for first in range(0, len(passages), _PASSAGES_AT_ONCE):
-            own = passages[first : first + _PASSAGES_AT_ONCE]
-            scores[first : first + len(own)] = self._scorer.maxsim(own)
-            touched = np.searchsorted(self._snapshot.first_passages, own[[0, -1]], side="right") - 1
-            for segment in self._snapshot.segments[touched[0] : touched[1] + 1]:
+        firsts = self._snapshot.first_passages
+        parts = []
+        for segment, first, last in zip(self._snapshot.segments, firsts[:-1], firsts[1:], strict=True):
+            own = passages[np.searchsorted(passages, first) : np.searchsorted(passages, last)]
+            for together in _stretches(segment.codes, own - first):
+                parts.append(self._scorer.maxsim(together + first))
                 forget(segment.codes.codes)
-        return scores
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _stretches(codes: Codes, ordinals: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Passages of a segment, ascending, in parts that bring few stretches of its codes into memory: scattered ones a
+    few at a time, neighbours many."""
+    if not len(ordinals):
+        return []
+    begins = codes.offsets[ordinals].astype(np.int64) * codes.codes.shape[1] // _MAPPED_TOGETHER
+    part = (np.cumsum(np.diff(begins, prepend=begins[0]) > 0)) // _STRETCHES_AT_ONCE
+    return np.split(ordinals, np.flatnonzero(np.diff(part)) + 1)
 
 
 def _rank_both(snapshot: Snapshot, text: str, vectors: NDArray[np.float32], fusion: Fusion, k: int) -> Ranking:

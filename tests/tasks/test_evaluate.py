@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from index_format.segment import Codes
 from serving.scorer import EXHAUSTIVE_BYTES
 from serving.search import rank
 from tasks import evaluate
@@ -17,11 +19,12 @@ from tests.serving.vectors import random_documents, random_snapshot, random_vect
 _DIM = 16
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 1000])
+@pytest.mark.parametrize("stretch", [1, 40, 1000])
 def test_a_ranking_is_the_same_however_many_passages_are_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch: int
 ) -> None:
-    monkeypatch.setattr(evaluate, "_PASSAGES_AT_ONCE", at_once)
+    monkeypatch.setattr(evaluate, "_MAPPED_TOGETHER", stretch)
+    monkeypatch.setattr(evaluate, "_STRETCHES_AT_ONCE", 2)
     documents = random_documents(3, [[5, 3], [1], [9, 2, 4]] * 8, _DIM)
     snapshot = random_snapshot(tmp_path, *(documents[first : first + 4] for first in range(0, len(documents), 4)))
     for seed in range(5):
@@ -30,6 +33,26 @@ def test_a_ranking_is_the_same_however_many_passages_are_in_memory(
         places = [snapshot.place(passage) for passage in whole]
         expected = list(dict.fromkeys(one.document_id(ordinal) for one, ordinal in places))
         assert rankings(snapshot, [query], "exact") == [expected]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 1])
+def test_no_more_than_some_stretches_of_the_codes_are_in_memory(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """Of passages far apart few at a time, of neighbours many; each once and in order."""
+    monkeypatch.setattr(evaluate, "_MAPPED_TOGETHER", 4096)
+    random = np.random.default_rng(7)
+    offsets = np.cumsum(random.integers(0, 40, 5001)).astype(np.uint32)
+    codes = Codes(offsets, np.zeros((int(offsets[-1]), 8), np.uint8), np.ones(int(offsets[-1]), np.float16))
+    ordinals = np.flatnonzero(random.random(5000) < share)
+    parts = evaluate._stretches(codes, ordinals)
+    assert np.concatenate(parts).tolist() == ordinals.tolist()
+    touched = [len(np.unique(offsets[part].astype(np.int64) * 8 // 4096)) for part in parts]
+    assert max(touched) == evaluate._STRETCHES_AT_ONCE
+    assert len(parts) == math.ceil(sum(touched) / evaluate._STRETCHES_AT_ONCE)
+
+
+def test_where_nothing_is_asked_no_codes_are_read() -> None:
+    codes = Codes(np.zeros(3, np.uint32), np.zeros((0, 8), np.uint8), np.ones(0, np.float16))
+    assert evaluate._stretches(codes, np.zeros(0, np.int64)) == []
 
 
 @pytest.mark.parametrize("exhaustive_bytes", [0, 2**30])
