@@ -32,14 +32,14 @@ from index_format.change import Addition, Origin
 from index_format.codebook import Codebook, exclusive_sum
 from index_format.codec import Codec
 from index_format.commit import commit
-from index_format.files import FileCache, write_object
+from index_format.files import FileCache
 from index_format.index import Index
-from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord, SegmentRecord
-from index_format.npz import write_npz
+from index_format.manifest import ChunkingRecord, CodebookRecord, EncoderRecord, SegmentRecord
 from index_format.segment import (
     PassageCentroids,
     SegmentContent,
     write_codebook,
+    write_codec,
     write_passage_centroids,
     write_segment,
 )
@@ -158,12 +158,11 @@ def write_index(root: Path, shape: Shape, *, like_texts: bool = False) -> Index:
     like_texts: whether tokens lie around the centroids that their passage touches; random codes lie anywhere.
     """
     index, (mean, book) = Index(LocalStore(root)), random_centroids()
+    codec = Codec.of(mean[None], BITS)
     book_id = keys.new_id()
     settings = Addition(
         encoder=ENCODER,
-        codec=CodecRecord(
-            bits=BITS, file=write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": mean}))
-        ),
+        codec=write_codec(index.store, codec),
         chunking=ChunkingRecord(passage_tokens=shape.tokens, overlap_tokens=0),
         codebook=CodebookRecord(
             id=book_id,
@@ -173,11 +172,10 @@ def write_index(root: Path, shape: Shape, *, like_texts: bool = False) -> Index:
             trained_on_segments=[],
             held_out_distance=None,
             outlier_distance=1.0,
-            file=write_codebook(index.store, book_id, Codebook.of(book)),
+            file=write_codebook(index.store, book_id, Codebook.of(codec.rotated(book))),
         ),
         segments=[],
     )
-    codec = Codec(mean, BITS)
     around = Tokens.around(book, codec) if like_texts else None
     segments = [
         write_random_segment(index, codec, shape, number, around)

@@ -179,7 +179,7 @@ class VariantsObserver:
     def _of_factor(self, factor: int) -> list[Family]:
         """float32 and our codec at every width, and without pooling ColBERT's."""
         sample = np.concatenate([vectors for _, vectors in self._pooled(self._sample, factor)])
-        codecs = [Codec(mean=sample.mean(axis=0).astype(np.float32), bits=bits) for bits in BITS]
+        codecs = [Codec.of(sample, bits) for bits in BITS]
 
         def direct(vectors: NDArray[np.float32]) -> list[Kept]:
             coded = [(codec, codec.compress(vectors)) for codec in codecs]

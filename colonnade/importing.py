@@ -13,13 +13,14 @@ from encoding.encoder import Encoder, load_encoder
 from flows.summary import Stopwatch, Summary
 from index_format import change, keys
 from index_format.change import Addition, Origin
+from index_format.codec import Codec
 from index_format.commit import commit
 from index_format.doctor import refuse_unsafe_store
 from index_format.errors import InputError
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, Manifest, SegmentRecord
 from index_format.reports import write_report
-from index_format.segment import read_codec
+from index_format.segment import read_codec, write_codec
 from tasks import progress
 from tasks.assign_centroids import assign_centroids
 from tasks.imports.documents import Gathered, gather_documents
@@ -27,7 +28,7 @@ from tasks.imports.fit import SAMPLE, Fit, measure_fit, refuse_misfit
 from tasks.imports.layouts import open_peer_index
 from tasks.imports.passages import passages_of
 from tasks.imports.peer import PeerIndex
-from tasks.imports.segments import sampled_vectors, write_codec, write_segments
+from tasks.imports.segments import sampled_vectors, write_segments
 from tasks.rows import Source
 from tasks.train_codebook import train_codebook
 
@@ -66,7 +67,8 @@ def _imported(
     """Write and publish what was gathered."""
     record, address = encoder.record, place.address
     with watch.stage("import"):
-        codec = write_codec(place, sampled_vectors(peer, sorted(gathered.sample)), bits)
+        sample = np.concatenate(sampled_vectors(peer, sorted(gathered.sample)))
+        codec = write_codec(place.store, Codec.of(sample, bits))
         segments = write_segments(place, peer, gathered, read_codec(place.files, codec, record.dim), record)
     with watch.stage("codebook"):
         codebook = train_codebook(address, segments, codec, record.dim)

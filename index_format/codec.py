@@ -1,11 +1,11 @@
 """Token vectors to a few bits a dimension and back (SPEC §5): the reference that every kernel must equal.
 
-A token vector x is centred on the index's mean, then each dimension becomes one of 2^bits uniform levels
-on a scale of its own token:  x ≈ mean + scale · (code − (2^bits − 1) / 2).
+A token vector is rotated (rotation.py) to x and centred on the index's mean, then each dimension becomes one of
+2^bits uniform levels on a scale of its own token:  x ≈ mean + scale · (code − (2^bits − 1) / 2).
 Codes are direct, not residuals of a centroid, so a new codebook never touches them
 (docs/decisions/0001-direct-codes.md has the measurements and the price).
 
-Uniform levels with a scale for each token follow extended RaBitQ (Gao et al. 2025) without the rotation.
+Uniform levels with a scale for each token, after a rotation, follow extended RaBitQ (Gao et al. 2025).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_format.errors import InputError
+from index_format.rotation import Rotation
 
 BITS = (1, 2, 4, 8)
 MAX_DIM = 1024
@@ -30,17 +31,25 @@ _TINY = np.float32(2**-14)  # the smallest normal float16, so that no scale is z
 class Codec:
     """How the token vectors of one index are coded; fixed for the life of the index.
 
-    mean: float32 [D], subtracted before coding. bits: 1, 2, 4 or 8 for each dimension.
+    mean: float32 [D], of the rotated vectors, subtracted before coding. bits: 1, 2, 4 or 8 for each dimension.
+    rotation: what vectors pass before; none where they are rotated already, as centroids are.
     """
 
     mean: NDArray[np.float32]
     bits: int
+    rotation: Rotation | None = None
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
             raise InputError(f"bits: expected one of {list(BITS)}, got {self.bits}.")
         if self.mean.ndim != 1 or not 8 <= self.dim <= MAX_DIM or self.dim % 8:
             raise InputError(f"dimensions: expected a multiple of 8 from 8 to {MAX_DIM}, got {list(self.mean.shape)}.")
+
+    @staticmethod
+    def of(sample: NDArray[np.float32], bits: int) -> Codec:
+        """The codec of a new index, centred on token vectors float32 [n, D] that are like those to come."""
+        rotation = Rotation.drawn(sample.shape[1])
+        return Codec(rotation.apply(sample.mean(axis=0, dtype=np.float64).astype(np.float32)[None])[0], bits, rotation)
 
     @property
     def dim(self) -> int:
@@ -53,7 +62,7 @@ class Codec:
 
     def compress(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
         """Token vectors float32 [T, D] to packed codes uint8 [T, row_bytes] and scales float16 [T]."""
-        centred = vectors - self.mean
+        centred = self.rotated(vectors) - self.mean
         half = np.float32((2**self.bits - 1) / 2)
         reach = np.abs(centred).max(axis=1, initial=0.0) / half
         best_levels = np.zeros_like(centred)
@@ -75,6 +84,15 @@ class Codec:
 
     def decompress(self, codes: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.float32]:
         """Packed codes uint8 [T, row_bytes] and scales float16 [T] to token vectors float32 [T, D]."""
+        vectors = self.decompress_rotated(codes, scales)
+        return vectors if self.rotation is None else self.rotation.undo(vectors)
+
+    def rotated(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors float32 [n, D], of tokens or of a query, as codes and centroids have them."""
+        return vectors if self.rotation is None else self.rotation.apply(vectors)
+
+    def decompress_rotated(self, codes: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.float32]:
+        """The same as `decompress`, still rotated: what centroids are trained on and compared with."""
         half = np.float32((2**self.bits - 1) / 2)
         levels = unpack(codes, self.bits).astype(np.float32) - half
         return np.asarray(self.mean + levels * scales.astype(np.float32)[:, None], np.float32)

@@ -50,7 +50,7 @@ def metadata_type(columns: pa.Schema) -> pa.StructType:
 
 
 def codec_arrays(dim: int) -> dict[str, ArraySpec]:
-    return {"mean": ArraySpec("<f4", (dim,))}
+    return {"mean": ArraySpec("<f4", (dim,)), "order": ArraySpec("<u2", (dim,)), "signs": ArraySpec("|i1", (dim,))}
 
 
 def codebook_arrays(centroids: int, dim: int) -> dict[str, ArraySpec]:

@@ -22,6 +22,7 @@ from index_format.errors import IndexCorrupt
 from index_format.files import FileCache, write_object
 from index_format.manifest import CodebookRecord, CodecRecord, FileRef, SegmentRecord
 from index_format.npz import forget, map_npz, write_npz
+from index_format.rotation import Rotation
 from index_format.store import Store
 
 
@@ -101,7 +102,7 @@ def write_centroids(
     is_outlier = np.empty(segment.tokens, bool)
     for start in range(0, segment.tokens, _BLOCK):
         own = slice(start, start + _BLOCK)
-        vectors = codec.decompress(arrays.codes[own], arrays.scales[own])
+        vectors = codec.decompress_rotated(arrays.codes[own], arrays.scales[own])
         ids[own] = find(vectors)
         is_outlier[own] = book.outliers(vectors, ids[own])
     offsets, distinct = distinct_per_passage(arrays.offsets, ids)
@@ -360,8 +361,21 @@ def read_deletions(files: FileCache, record: SegmentRecord) -> NDArray[np.uint32
 
 
 def read_codec(files: FileCache, record: CodecRecord, dim: int) -> Codec:
-    arrays = map_npz(files.path(record.file), schema.codec_arrays(dim))
-    return Codec(mean=arrays["mean"], bits=record.bits)  # type: ignore[arg-type]
+    path = files.path(record.file)
+    arrays = map_npz(path, schema.codec_arrays(dim))
+    mean, order, signs = arrays["mean"], arrays["order"], arrays["signs"]
+    if not np.array_equal(np.sort(order), np.arange(dim)) or not (np.abs(signs) == 1).all():
+        raise IndexCorrupt(f"{path}: order must have each dimension once, and each sign be 1 or -1. Restore the file.")
+    return Codec(mean, record.bits, Rotation(order, signs))  # type: ignore[arg-type]
+
+
+def write_codec(store: Store, codec: Codec) -> CodecRecord:
+    """Write the codec of a new index. Raises ValueError for one that does not rotate: no index has it."""
+    if codec.rotation is None:
+        raise ValueError("a codec without a rotation is no index's")
+    rotation = codec.rotation
+    arrays: dict[str, NDArray[np.generic]] = {"mean": codec.mean, "order": rotation.order, "signs": rotation.signs}
+    return CodecRecord(bits=codec.bits, file=write_object(store, keys.codec(keys.new_id()), write_npz(arrays)))
 
 
 def read_codebook(files: FileCache, record: CodebookRecord, dim: int) -> Codebook:

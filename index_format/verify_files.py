@@ -33,8 +33,13 @@ class Problem:
 
 def check_codec(path: Path, dim: int) -> Iterator[Problem]:
     """SPEC §4.7."""
-    wrong = ~np.isfinite(map_npz(path, schema.codec_arrays(dim))["mean"].astype(np.float32))
+    arrays = map_npz(path, schema.codec_arrays(dim))
+    wrong = ~np.isfinite(arrays["mean"].astype(np.float32))
     yield from _each(wrong, lambda at: f"the mean is not finite in dimension {at}")
+    if not np.array_equal(np.sort(arrays["order"]), np.arange(dim)):
+        yield Problem(f"order does not have each dimension from 0 to {dim - 1} once")
+    signs = arrays["signs"]
+    yield from _each(np.abs(signs) != 1, lambda at: f"sign {at} is {signs[at]}, not 1 or -1")
 
 
 def check_codebook(path: Path, centroids: int, dim: int) -> Iterator[Problem]:

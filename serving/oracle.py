@@ -18,6 +18,7 @@ def coded_maxsim(
 ) -> np.float32:
     """MaxSim of a query float32 [Q, D] with one passage's packed codes uint8 [T, row_bytes] and scales float16 [T]."""
     levels_TD = 2 * unpack(codes, codec.bits).astype(np.int64) - (2**codec.bits - 1)
+    query = codec.rotated(query)
     offsets = query @ codec.mean
     total = np.float32(0)
     for vector, offset in zip(query, offsets, strict=True):

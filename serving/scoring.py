@@ -54,7 +54,7 @@ class Lanes:
 class Query:
     """Query vectors on 8-bit levels, each on its own scale: vectors ≈ scales · levels.
 
-    vectors: float32 [Q, D]. levels: integers as float32 [Q, D]. scales: float32 [Q]. offsets: float32 [Q],
+    vectors: float32 [Q, D], rotated. levels: integers as float32 [Q, D]. scales: float32 [Q]. offsets: float32 [Q],
     each vector's product with the codec's mean.
     """
 
@@ -177,8 +177,8 @@ def round_to_bytes(query: Query, centroids: CodedCentroids) -> Rounding:
 
 
 def prepare_query(vectors: NDArray[np.float32], codec: Codec, level: Level | None = None) -> Query:
-    """Round query vectors float32 [Q, D] to 8-bit levels, each on its own scale."""
-    vectors = np.ascontiguousarray(vectors, np.float32)
+    """Rotate query vectors float32 [Q, D] as the codec does, and round them to 8-bit levels, each on its own scale."""
+    vectors = codec.rotated(np.ascontiguousarray(vectors, np.float32))
     levels, scales = _round(vectors)
     return Query(vectors, levels, scales, vectors @ codec.mean, codec.bits, level or best_level())
 

@@ -90,7 +90,7 @@ def _sample(arrays: Codes, codec: Codec) -> NDArray[np.float32]:
     """Some token vectors of a segment: float32 [n, D]."""
     tokens = len(arrays.scales)
     rows = np.random.default_rng(_SEED).choice(tokens, min(_SAMPLE, tokens), replace=False)
-    return codec.decompress(arrays.codes[rows], arrays.scales[rows])
+    return codec.decompress_rotated(arrays.codes[rows], arrays.scales[rows])
 
 
 def _quantisation(arrays: Codes, codec: Codec) -> float:

@@ -24,11 +24,9 @@ from index_format import keys, schema
 from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
 from index_format.errors import EncoderMismatch, IndexCorrupt, ObjectExists, ObjectMissing
-from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, FileRef, Manifest
-from index_format.npz import write_npz
-from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_segment
+from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_codec, write_segment
 from tasks import progress
 from tasks.device import gpu_claimed
 from tasks.prefect_task import as_task
@@ -93,9 +91,7 @@ def calibrate_codec(
         _, passages = _chunk(table.take(chosen), encoder, chunking)
         batches = encoder.encode([passage.encoded_text for passage in passages], chunking.pool_factor)
         sample = [vectors for batch in batches for _, vectors in batch]
-    codec = Codec(mean=np.concatenate(sample).mean(axis=0).astype(np.float32), bits=bits)
-    file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
-    return CodecRecord(bits=bits, file=file)
+    return write_codec(index.store, Codec.of(np.concatenate(sample), bits))
 
 
 calibrate_codec_task = as_task(calibrate_codec, "calibrate codec")

@@ -173,6 +173,6 @@ def _sample(
         own = rows_of_kind[np.sort(random.choice(count, share, replace=False))]
         for start in range(0, len(own), _BLOCK):
             rows = own[start : start + _BLOCK]
-            sample[filled : filled + len(rows)] = codec.decompress(arrays.codes[rows], arrays.scales[rows])
+            sample[filled : filled + len(rows)] = codec.decompress_rotated(arrays.codes[rows], arrays.scales[rows])
             filled += len(rows)
     return sample

@@ -22,7 +22,6 @@ from index_format.codebook import Codebook, exclusive_sum
 from index_format.codec import Codec
 from index_format.commit import commit
 from index_format.errors import IndexNotFound
-from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import (
     ChunkingRecord,
@@ -32,8 +31,7 @@ from index_format.manifest import (
     Manifest,
     SegmentRecord,
 )
-from index_format.npz import write_npz
-from index_format.segment import SegmentContent, write_centroids, write_codebook, write_segment
+from index_format.segment import SegmentContent, write_centroids, write_codebook, write_codec, write_segment
 from index_format.store import Store
 
 DIM = 8
@@ -74,14 +72,14 @@ def token_vectors(text: str) -> NDArray[np.float32]:
 def make_recipe(index: Index, *, bits: int = 4, encoder: str = "words") -> Recipe:
     """Write a codec and a codebook into an index that has none yet."""
     sample = np.stack([word_vector(word) for word in WORDS])
-    codec, book = Codec(sample.mean(axis=0), bits), Codebook.of(sample[:CENTROIDS], OUTLIER_DISTANCE)
-    codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
+    codec = Codec.of(sample, bits)
+    book = Codebook.of(codec.rotated(sample[:CENTROIDS]), OUTLIER_DISTANCE)
     book_id = keys.new_id()
     record = EncoderRecord(name=encoder, fingerprint=hashlib.sha256(encoder.encode()).hexdigest(), dim=DIM)
     book_file = write_codebook(index.store, book_id, book)
     return Recipe(
         encoder=record,
-        codec_record=CodecRecord(bits=bits, file=codec_file),
+        codec_record=write_codec(index.store, codec),
         chunking=ChunkingRecord(passage_tokens=4, overlap_tokens=0),
         codebook_record=CodebookRecord(
             id=book_id,

@@ -10,16 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.engines.protocol import Vectors, serve
-from index_format import keys, schema
+from index_format import schema
 from index_format.change import Addition, Origin, add_segments, delete_documents
 from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
 from index_format.commit import commit
-from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord
-from index_format.npz import write_npz
-from index_format.segment import EncodedSegment, SegmentContent, write_segment
+from index_format.segment import EncodedSegment, SegmentContent, write_codec, write_segment
 from serving.search import rank
 from serving.snapshot import open_snapshot
 from tasks.assign_centroids import assign_centroids
@@ -46,9 +44,8 @@ class Colonnade:
         index = Index.at(folder)
         tokens = self._vectors.tokens
         sample = np.random.default_rng(1).choice(len(tokens), min(len(tokens), MEAN_SAMPLE), replace=False)
-        codec = Codec(np.asarray(tokens[np.sort(sample)], np.float32).mean(axis=0), bits)
-        file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
-        record = CodecRecord(bits=bits, file=file)
+        codec = Codec.of(np.asarray(tokens[np.sort(sample)], np.float32), bits)
+        record = write_codec(index.store, codec)
         starts = range(0, self._vectors.passages, PASSAGES_A_SEGMENT)
         passages = [range(one, min(one + PASSAGES_A_SEGMENT, self._vectors.passages)) for one in starts]
         segments = [self._segment(index, codec, own, "") for own in passages]

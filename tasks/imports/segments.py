@@ -9,14 +9,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from encoding.memory import give_back
-from index_format import keys, schema
+from index_format import schema
 from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
 from index_format.errors import SourceError
-from index_format.files import write_object
 from index_format.index import Index
-from index_format.manifest import CodecRecord, EncoderRecord
-from index_format.npz import write_npz
+from index_format.manifest import EncoderRecord
 from index_format.segment import EncodedSegment, SegmentContent, write_segment
 from tasks import progress
 from tasks.imports.documents import NO_DOCUMENT, Gathered
@@ -43,13 +41,6 @@ def sampled_vectors(peer: PeerIndex, positions: list[int]) -> list[NDArray[np.fl
         chunk = peer.checked_chunk(number)
         found.append(_decompress(peer, number, chunk.codes[tokens], chunk.residuals[tokens]))
     return found
-
-
-def write_codec(index: Index, sample: list[NDArray[np.float32]], bits: int) -> CodecRecord:
-    """Fix the codec of the new index: the mean is that of sampled vectors."""
-    codec = Codec(mean=np.concatenate(sample).mean(axis=0).astype(np.float32), bits=bits)
-    file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
-    return CodecRecord(bits=bits, file=file)
 
 
 def write_segments(

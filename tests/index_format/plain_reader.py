@@ -42,11 +42,13 @@ class PlainIndex:
     manifest: dict[str, Any]
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
     passages: list[PlainPassage] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+    signs: list[int] = field(default_factory=list)
 
 
 @dataclass
 class PlainPassage:
-    """A live passage: its text and its decoded token vectors."""
+    """A live passage: its text and its decoded token vectors, rotated."""
 
     document_id: str
     number: int
@@ -84,7 +86,11 @@ def read_plainly(root: Path, version: int | None = None) -> PlainIndex:
     index = PlainIndex(manifest)
     dim, bits = manifest["encoder"]["dim"], manifest["codec"]["bits"]
     must(8 <= dim <= 1024 and dim % 8 == 0 and bits in (1, 2, 4, 8), "dimensions and bits are in range")
-    mean = read_arrays(root, manifest["codec"]["file"], "codec", {"mean": ("<f4", (dim,))})["mean"]
+    specs = {"mean": ("<f4", (dim,)), "order": ("<u2", (dim,)), "signs": ("|i1", (dim,))}
+    codec = read_arrays(root, manifest["codec"]["file"], "codec", specs)
+    mean, index.order, index.signs = codec["mean"], codec["order"].tolist(), codec["signs"].tolist()
+    must(sorted(index.order) == list(range(dim)), "an order has each dimension once")
+    must(set(index.signs) <= {1, -1}, "signs are 1 or -1")
     book = manifest["codebook"]
     distance = book["outlier_distance"]
     must(distance is None or distance > 0, "outliers lie apart from their centroids")
@@ -274,8 +280,26 @@ def decode(codes: np.ndarray, scales: np.ndarray, mean: np.ndarray, bits: int) -
     return np.array(rows, np.float32)
 
 
+def rotate_plainly(vectors: np.ndarray, index: PlainIndex) -> np.ndarray:
+    """§5.4, one number at a time."""
+    return np.array([_rotated(vector, index) for vector in vectors], np.float32)
+
+
+def _rotated(vector: np.ndarray, index: PlainIndex) -> list[np.float32]:
+    values = [vector[place] * np.float32(sign) for place, sign in zip(index.order, index.signs, strict=True)]
+    block = next(2**power for power in range(10, -1, -1) if len(values) % 2**power == 0)
+    width = 1
+    while width < block:
+        for place in range(len(values)):
+            if not place % block & width:
+                a, b = values[place], values[place + width]
+                values[place], values[place + width] = a + b, a - b
+        width *= 2
+    return [value * np.float32(1 / block**0.5) for value in values]
+
+
 def score_plainly(query: np.ndarray, passage: PlainPassage, mean: np.ndarray, bits: int) -> np.float32:
-    """§6.2, one number at a time."""
+    """§6.2, one number at a time. query: rotated."""
     total = np.float32(0)
     for vector, offset in zip(query, query @ mean, strict=True):
         reach = np.abs(vector).max()

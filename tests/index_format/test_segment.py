@@ -112,7 +112,7 @@ def test_tokens_far_from_their_centroid_are_kept_with_it(index: Index, recipe: R
     """Copies of the codes of just those whose squared distance is the codebook's or more, by passage; none without."""
     reader = SegmentReader(index.files, record, recipe.codec, CENTROIDS)
     codes, touched = reader.codes, reader.centroids
-    vectors, book = recipe.codec.decompress(codes.codes, codes.scales), recipe.codebook.centroids
+    vectors, book = recipe.codec.decompress_rotated(codes.codes, codes.scales), recipe.codebook.centroids
     distances = ((vectors[:, None] - book[None]) ** 2).sum(axis=2).min(axis=1)
     far = np.flatnonzero(distances >= OUTLIER_DISTANCE)
     assert 0 < len(far) < len(vectors)

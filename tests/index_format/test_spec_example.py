@@ -21,11 +21,17 @@ from index_format.change import Addition, Origin, add_segments, delete_documents
 from index_format.codebook import Codebook, exclusive_sum
 from index_format.codec import Codec, pack
 from index_format.commit import commit
-from index_format.files import write_object
 from index_format.index import Index
-from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord, Manifest, encode_manifest
-from index_format.npz import write_npz
-from index_format.segment import SegmentContent, SegmentReader, write_centroids, write_codebook, write_segment
+from index_format.manifest import ChunkingRecord, CodebookRecord, EncoderRecord, Manifest, encode_manifest
+from index_format.rotation import Rotation
+from index_format.segment import (
+    SegmentContent,
+    SegmentReader,
+    write_centroids,
+    write_codebook,
+    write_codec,
+    write_segment,
+)
 from index_format.store import LocalStore
 from serving.oracle import coded_maxsim
 from tasks.stage_documents import content_hash
@@ -44,7 +50,9 @@ TOKENS = np.array(
     np.float32,
 )
 LENGTHS = np.array([2, 1, 3])
-MEAN = np.full(8, 0.125, np.float32)
+MEAN = np.full(8, 0.125, np.float32)  # of rotated vectors
+ORDER = np.array([3, 0, 6, 1, 7, 4, 2, 5], np.uint16)
+SIGNS = np.array([1, -1, -1, 1, 1, -1, 1, 1], np.int8)
 CENTROIDS = np.eye(8, dtype=np.float32)[[0, 2, 5, 6]]
 OUTLIER_DISTANCE = 0.9
 QUERY = np.array([[0.6, 0.8, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0.28, 0.96, 0]], np.float32)
@@ -59,8 +67,9 @@ def write_example(root: Path) -> tuple[Index, Manifest, Manifest]:
     """Version 1 with three passages, and version 2 without document a."""
     index = Index(LocalStore(root))
     encoder = EncoderRecord(name="example", fingerprint=hashlib.sha256(b"example").hexdigest(), dim=8)
-    codec, book = Codec(mean=MEAN, bits=4), Codebook.of(CENTROIDS, OUTLIER_DISTANCE)
-    codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": MEAN}))
+    codec = Codec(mean=MEAN, bits=4, rotation=Rotation(ORDER, SIGNS))
+    book = Codebook.of(codec.rotated(CENTROIDS), OUTLIER_DISTANCE)
+    codec_record = write_codec(index.store, codec)
     book_id = keys.new_id()
     book_file = write_codebook(index.store, book_id, book)
     codes, scales = codec.compress(TOKENS)
@@ -84,7 +93,7 @@ def write_example(root: Path) -> tuple[Index, Manifest, Manifest]:
     record = segment.with_centroids(write_centroids(index.store, segment, index.files, codec, book))
     addition = Addition(
         encoder=encoder,
-        codec=CodecRecord(bits=4, file=codec_file),
+        codec=codec_record,
         chunking=ChunkingRecord(passage_tokens=8, overlap_tokens=0),
         codebook=CodebookRecord(
             id=book_id,
@@ -111,7 +120,8 @@ def worked_lines(root: Path) -> list[str]:
     (segment,) = index.segments(first)
     (after,) = index.segments(second)
     codec = index.codec(first)
-    lines = [*_packing_lines(), *_codebook_lines(index.codebook(first)), *_segment_lines(segment, codec)]
+    lines = [*_packing_lines(), *_rotation_lines(codec), *_codebook_lines(index.codebook(first))]
+    lines += _segment_lines(segment, codec)
     lines += [f"deletions.ordinals  {np.flatnonzero(after.deleted).astype('<u4').tobytes().hex(' ', 4)}"]
     lines += [
         f"content_hash {one['id']}  {digest.hex()}"
@@ -138,6 +148,15 @@ def _packing_lines() -> list[str]:
     return lines
 
 
+def _rotation_lines(codec: Codec) -> list[str]:
+    (rotated,) = codec.rotated(TOKENS[1:2])
+    return [
+        f"order    {' '.join(map(str, ORDER))}",
+        f"signs    {' '.join(map(str, SIGNS))}",
+        f"rotated  {' '.join(f'{value:.4f}' for value in rotated)}",
+    ]
+
+
 def _codebook_lines(book: Codebook) -> list[str]:
     return [
         f"centroid {number}  {code.tobytes().hex(' ')}  {scale.tobytes().hex()}  {float(scale)!r}"
@@ -148,7 +167,7 @@ def _codebook_lines(book: Codebook) -> list[str]:
 def _segment_lines(segment: SegmentReader, codec: Codec) -> list[str]:
     own = segment.codes
     lines = [f"offsets  {own.offsets.tobytes().hex(' ', 4)}"]
-    vectors = codec.decompress(own.codes, own.scales)
+    vectors = codec.decompress_rotated(own.codes, own.scales)
     for token, (code, scale, vector) in enumerate(zip(own.codes, own.scales, vectors, strict=True)):
         decoded = " ".join(f"{value:.4f}" for value in vector)
         lines.append(f"token {token}  {code.tobytes().hex(' ')}  {scale.tobytes().hex()}  {float(scale)!r}  {decoded}")

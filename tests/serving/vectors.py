@@ -20,12 +20,10 @@ from index_format.change import Origin
 from index_format.codebook import Codebook, exclusive_sum
 from index_format.codec import Codec
 from index_format.commit import commit
-from index_format.files import write_object
 from index_format.index import Index
-from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord, Manifest, SegmentRecord
-from index_format.npz import write_npz
+from index_format.manifest import ChunkingRecord, CodebookRecord, EncoderRecord, Manifest, SegmentRecord
 from index_format.reindex import replace_vectors
-from index_format.segment import SegmentContent, write_centroids, write_codebook, write_segment
+from index_format.segment import SegmentContent, write_centroids, write_codebook, write_codec, write_segment
 from index_format.store import MemoryStore
 from serving.snapshot import Snapshot, open_snapshot
 from tasks.train_codebook import outlier_distance
@@ -81,17 +79,17 @@ def make_recipe(
     outlier_share: float | None = OUTLIER_SHARE,
 ) -> Recipe:
     """Write a codec centred on `sample` and a codebook of its first vectors; a share of all are outliers, or none."""
-    codec, book = Codec(mean=sample.mean(axis=0), bits=bits), Codebook.of(sample[:centroids])
+    codec = Codec.of(sample, bits)
+    book = Codebook.of(codec.rotated(sample[:centroids]))
     if outlier_share is not None:
-        decoded = codec.decompress(*codec.compress(sample))
+        decoded = codec.decompress_rotated(*codec.compress(sample))
         distances = book.squared_distances(decoded, book.nearest(decoded))
         book = replace(book, outlier_distance=outlier_distance(distances, outlier_share))
-    codec_file = write_object(index.store, keys.codec(keys.new_id()), write_npz({"mean": codec.mean}))
     book_id = keys.new_id()
     book_file = write_codebook(index.store, book_id, book)
     return Recipe(
         encoder=encoder,
-        codec_record=CodecRecord(bits=bits, file=codec_file),
+        codec_record=write_codec(index.store, codec),
         chunking=ChunkingRecord(passage_tokens=256, overlap_tokens=0),
         codebook_record=CodebookRecord(
             id=book_id,

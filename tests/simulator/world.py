@@ -17,6 +17,7 @@ from index_format import keys
 from index_format.codebook import Codebook, distinct_per_passage
 from index_format.codec import Codec
 from index_format.manifest import Manifest, SegmentRecord, decode_manifest
+from index_format.rotation import Rotation
 from tests.strategies import token_vectors
 
 Documents = dict[str, str]
@@ -141,14 +142,15 @@ class World:
 
     def _check_arrays(self, manifest: Manifest, record: SegmentRecord) -> bool:
         """Codes are those of the text, and centroid ids those of the manifest's codebook."""
-        codec = Codec(self._arrays(manifest.codec.file.key)["mean"], manifest.codec.bits)
+        own = self._arrays(manifest.codec.file.key)
+        codec = Codec(own["mean"], manifest.codec.bits, Rotation(own["order"], own["signs"]))
         centroids = self._arrays(manifest.codebook.file.key)
         book = Codebook(centroids["codes"], centroids["scales"], manifest.codebook.outlier_distance)
         arrays, touched = self._arrays(record.codes_file.key), self._arrays(record.centroids_file.key)
         texts, passages = self._table(record.documents_file.key)["text"], self._table(record.passages_file.key)
         spans = zip(passages["document"], passages["start"], passages["end"], strict=True)
         codes, _ = codec.compress(np.concatenate([token_vectors(texts[row][start:end]) for row, start, end in spans]))
-        vectors = codec.decompress(arrays["codes"], arrays["scales"])
+        vectors = codec.decompress_rotated(arrays["codes"], arrays["scales"])
         nearest = book.nearest(vectors)
         offsets, ids = distinct_per_passage(arrays["offsets"], nearest)
         if not np.array_equal(codes, arrays["codes"]):

@@ -141,7 +141,7 @@ def test_a_tiny_corpus_gets_a_codebook(index: Index, recipe: Recipe, text: str) 
     assert np.isfinite(centroids).all()
     if len(set(text.split())) == 1:
         arrays = np.load(index.files.path(segment.codes_file))
-        vectors = recipe.codec.decompress(arrays["codes"], arrays["scales"])
+        vectors = recipe.codec.decompress_rotated(arrays["codes"], arrays["scales"])
         np.testing.assert_allclose(centroids, vectors[: len(centroids)], atol=0.005)
 
 
