@@ -20,6 +20,7 @@ import torch
 
 from index_format.codec import unpack
 from index_format.errors import InputError
+from index_format.rotation import Rotation
 from serving.device import choose_device
 from serving.oracle import coded_maxsim
 from serving.passes import Wanted, passes, rank_together
@@ -111,8 +112,9 @@ def test_any_number_of_query_vectors_is_scored_in_their_order(count: int, tmp_pa
 @pytest.mark.parametrize(("bits", "dim"), [(1, 1024), (8, 1024), (8, 8)])
 def test_codes_and_queries_at_their_extremes_are_still_exact(bits: int, dim: int, tmp_path: Path) -> None:
     """All levels at either end of their range: the greatest integers that a score can meet."""
-    signs = np.random.default_rng(2).choice([-1, 1], size=(12, dim)).astype(np.float32)
-    signs[:4] = [[-1], [1], [-1], [1]]
+    rotated = np.random.default_rng(2).choice([-1, 1], size=(12, dim)).astype(np.float32)
+    rotated[:4] = [[-1], [1], [-1], [1]]
+    signs = Rotation.drawn(dim).undo(rotated)
     sample = np.concatenate([signs, -signs])  # its mean is zero, so every code is the lowest or the highest
     documents = [Document(f"d{n}", [signs[n : n + 1] / np.float32(dim**0.5)]) for n in range(12)]
     snapshot = random_snapshot(tmp_path, documents, bits=bits, sample=sample)
