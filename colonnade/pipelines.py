@@ -109,7 +109,8 @@ def evaluate(
 
     Beside them those of exact MaxSim, of BM25, of both together (`search --hybrid`), and of another version.
 
-    Without questions, passages of INDEX stand for them, and only the recall of exact MaxSim can be told.
+    Without questions, passages of INDEX stand for them, and only the recall of exact MaxSim can be told: with
+    --beside, that over the finer of the two versions.
 
     In Python: flows.evaluate_index.evaluate_index(EvaluateParameters(...))
     """

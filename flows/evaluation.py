@@ -36,7 +36,10 @@ class Drift:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A version measured, and perhaps another beside it. texts: of the queries, by id. drift: of its segments."""
+    """A version measured, and perhaps another beside it. texts: of the queries, by id. drift: of its segments.
+
+    reference: the version whose exact MaxSim the recall of both is held to; None where each is held to its own.
+    """
 
     index: str
     measured: Evaluation
@@ -44,6 +47,7 @@ class Comparison:
     texts: dict[str, str] = field(default_factory=dict)
     drift: list[SegmentDrift] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    reference: int | None = None
 
     @property
     def loss(self) -> float:
@@ -84,29 +88,40 @@ def measure_version(
 
 
 def measure_beside(
-    index: Index, proposed: Manifest, base: Manifest, questions: Questions | None
-) -> tuple[Evaluation, Evaluation]:
-    """A version that is not published yet, and the one of the same documents that is.
+    index: Index,
+    manifest: Manifest,
+    other: Manifest,
+    questions: Questions | None,
+    encoders: tuple[str | None, str | None] = (None, None),
+    *,
+    words: bool = False,
+) -> Comparison:
+    """Measure a version, published or not, and another beside it.
 
     Without questions both are asked for the ten best of exact MaxSim over the finer of them, or each for its own.
+    encoders: where those of the two are now. words: whether the first is measured by words too.
     """
-    reference = finer(proposed, base)
+    if questions is None:
+        reference = finer(manifest, other)
+        measured, beside = (evaluate_sample_task(index.address, one, SAMPLE, reference) for one in (manifest, other))
+        return Comparison(index.address, measured, beside, reference=reference.version if reference else None)
+    measured = measure_version(index, manifest, questions, encoders[0], words=words)
+    beside = measure_version(index, other, questions, encoders[1])
+    return Comparison(index.address, measured, beside, texts=questions[0])
 
-    def measure(manifest: Manifest) -> Evaluation:
-        if questions is None:
-            return evaluate_sample_task(index.address, manifest, SAMPLE, reference)
-        return measure_version(index, manifest, questions)
 
-    return measure(proposed), measure(base)
+def needs_questions(one: Manifest, other: Manifest) -> bool:
+    """Whether two versions are of two encoders, whose rankings can only be compared by judgements."""
+    return one.encoder.fingerprint != other.encoder.fingerprint
 
 
 def finer(one: Manifest, other: Manifest) -> Manifest | None:
-    """Of two versions of the same passages the one that is nearer to their encoder's vectors; None where none is.
+    """Of two versions that cut documents alike the one that is nearer to their encoder's vectors; None where none is.
 
     More bits are nearer, and so is less pooling.
     """
     cuts = {(made.chunking.passage_tokens, made.chunking.overlap_tokens) for made in (one, other)}
-    if one.encoder.fingerprint != other.encoder.fingerprint or len(cuts) > 1:
+    if needs_questions(one, other) or len(cuts) > 1:
         return None
     return next((fine for fine, coarse in ((one, other), (other, one)) if _is_finer(fine, coarse)), None)
 
@@ -121,15 +136,23 @@ def measures_table(comparison: Comparison) -> list[dict[str, object]]:
     measured, beside = comparison.measured, comparison.beside
     others = {other: mean(found) for other, found in measured.others.items() if other != EXACT}
     rows: list[dict[str, object]] = []
-    for name in [*measured.served, "Recall@10 of exact"]:
+    own = comparison.reference in (None, measured.version)
+    for name in [*measured.served, _recall_name(comparison)]:
         row: dict[str, object] = {"measure": name}
         row[f"version {measured.version}"] = round(measured.served.get(name, measured.recall_10), 4)
-        row[EXACT] = round(measured.exact.get(name, 1.0), 4)
+        row[EXACT] = round(measured.exact.get(name, 1.0), 4) if own else None
         row |= {other: round(means[name], 4) if name in means else None for other, means in others.items()}
         if beside is not None:
             row[f"version {beside.version}"] = round(beside.served.get(name, beside.recall_10), 4)
         rows.append(row)
     return rows
+
+
+def _recall_name(comparison: Comparison) -> str:
+    """The measure of recall, with whose exact MaxSim it is held to where there is a choice."""
+    if comparison.reference is not None:
+        return f"Recall@10 of exact in version {comparison.reference}"
+    return "Recall@10 of exact" if comparison.beside is None else "Recall@10 of each one's exact"
 
 
 def show_comparison(comparison: Comparison) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from prefect import flow
 
-from flows.evaluation import Comparison, measure_beside, refuse_worse, show_comparison, show_drift_of
+from flows.evaluation import measure_beside, needs_questions, refuse_worse, show_comparison, show_drift_of
 from flows.parameters import ReindexParameters
 from flows.reindexing import keeps_vectors, renew_codebook, renew_vectors
 from flows.sight import progress_shown, show_summary
@@ -26,11 +26,10 @@ def reindex_index(parameters: ReindexParameters) -> Summary:
     only_codebook, warnings = keeps_vectors(base, parameters), list[str]()
 
     def gate(proposed: Manifest) -> None:
-        if questions is None and proposed.encoder.fingerprint != base.encoder.fingerprint:
+        if questions is None and needs_questions(proposed, base):
             warnings.append(_unmeasured(index.address))
             return
-        measured, beside = measure_beside(index, proposed, base, questions)
-        comparison = Comparison(index.address, measured, beside)
+        comparison = measure_beside(index, proposed, base, questions)
         show_comparison(comparison)
         refuse_worse(comparison, parameters.tolerance)
 
@@ -42,7 +41,6 @@ def reindex_index(parameters: ReindexParameters) -> Summary:
 
 
 def _unmeasured(address: str) -> str:
-    """Rankings of two encoders can only be compared by judgements."""
     return (
         f"{address}: nobody has measured whether the new encoder answers worse, as that takes questions with known "
         "answers (--queries and --judgements, or judged in the flow's parameters). The old version stays: colonnade "

@@ -9,6 +9,7 @@ limits does not promise that: a server that is killed forgets the leases, and co
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 import uuid
@@ -31,8 +32,11 @@ _LOST = (httpx.HTTPError, ObjectNotFound)  # a server that is gone or busy, or t
 
 @contextmanager
 def turn(work: str, index: str) -> Iterator[bool]:
-    """Whether no other run is at this work on this index; for the block then, no other run is told so."""
-    own = _Turn(f"colonnade_{work}_{hashlib.sha256(index.encode()).hexdigest()[:16]}")
+    """Whether no other run is at this work on this index; for the block then, no other run is told so.
+
+    index: its address, in whatever spelling.
+    """
+    own = _Turn(f"colonnade_{work}_{hashlib.sha256(_one_spelling(index).encode()).hexdigest()[:16]}")
     try:
         alone = own.take()
     except _LOST as error:
@@ -44,6 +48,11 @@ def turn(work: str, index: str) -> Iterator[bool]:
         return
     with own.shown():
         yield True
+
+
+def _one_spelling(address: str) -> str:
+    """The same for all addresses of one place: a directory may be named by symbolic links and by way of others."""
+    return address.rstrip("/") if "://" in address else os.path.realpath(address)
 
 
 class _Turn:

@@ -218,17 +218,29 @@ class MemoryStore:
 
 
 def open_store(address: str | os.PathLike[str]) -> Store:
-    """The store at a directory path or an `s3://bucket/prefix` address."""
+    """The store at a directory path or an `s3://bucket/prefix` address. Raises InputError for what is neither."""
     text = os.fspath(address)
+    if "\0" in text:
+        raise InputError(f"Cannot open {text!r}: it holds a NUL character, which neither a path nor a bucket has.")
     if text.startswith("s3://"):
         from index_format.s3 import S3Store
 
         return S3Store(text)
     if "://" in text:
         raise InputError(f"Cannot open {text!r}: an index lives in a directory or at s3://bucket/prefix.")
-    if Path(text).is_file():
+    try:
+        store = LocalStore(text)
+        is_file = store.root.is_file()
+        os.fsencode(text)  # `is_file` says no to what could be no path
+    except PermissionError as error:
+        raise storage_error("open", text, error) from error
+    except OSError as error:  # too long a name
+        raise InputError(f"Cannot open {text!r} as a directory: {error.strerror}.") from error
+    except (RuntimeError, ValueError) as error:  # of a user who is not there, or no file name in any encoding
+        raise InputError(f"Cannot open {text!r} as a directory: {error}") from error
+    if is_file:
         raise InputError(f"{text} is a file: an index lives in a directory or at s3://bucket/prefix.")
-    return LocalStore(text)
+    return store
 
 
 def _changed_at(path: Path) -> float:

@@ -28,6 +28,7 @@ from index_format.verify_files import (
     check_codes,
     check_deletions,
     check_documents,
+    check_outliers,
     check_passage_centroids,
     check_passages,
     check_report,
@@ -212,7 +213,10 @@ def _check_segment(walk: _Walk, manifest: Manifest, record: SegmentRecord, found
         return check_codes(path, record, row_bytes)
 
     def touched(path: Path) -> Iterator[Problem]:
-        return check_passage_centroids(path, record.passages, manifest.codebook.centroids, row_bytes)
+        centroids = manifest.codebook.centroids
+        yield from check_passage_centroids(path, record.passages, centroids, row_bytes)
+        with contextlib.suppress(IndexCorrupt, ObjectMissing):  # codes that are damaged are named under their own key
+            yield from check_outliers(path, walk.files.path(record.codes_file), record, centroids, row_bytes)
 
     with contextlib.suppress(IndexCorrupt, ObjectMissing):  # each is met again below, one at a time
         walk.files.fetch(file for file in record.files() if file not in walk.checked)
@@ -267,6 +271,6 @@ def _faults(walk: _Walk, manifest: Manifest, reference: FileRef, check: FileChec
         return
     try:
         for problem in check(path):
-            yield Fault(manifest.version, reference.key, problem.row, problem.text, REWRITE)
+            yield Fault(manifest.version, reference.key, problem.row, problem.text, problem.repair or REWRITE)
     except IndexCorrupt as error:
         yield Fault(manifest.version, reference.key, None, str(error), REWRITE)

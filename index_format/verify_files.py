@@ -21,14 +21,19 @@ from index_format.npz import map_npz
 LEAST_SCALE = 2.0**-14
 _MAX_ID = 512
 _EXAMPLES = 3  # of one kind in one file; a thousand lines of the same help nobody
+_PASSAGES = 1024  # whose outliers are compared at once
+_SHOWN_BYTES = 8  # of a row of codes
+
+RENEW = "Have it made anew from the codes: colonnade reindex INDEX. No code and no score changes."
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A rule that does not hold, and the row, passage or token where it does not."""
+    """A rule that does not hold, and the row, passage or token where it does not. repair: where there is its own."""
 
     text: str
     row: int | None = None
+    repair: str | None = None
 
 
 def check_codec(path: Path, dim: int) -> Iterator[Problem]:
@@ -77,6 +82,59 @@ def check_passage_centroids(path: Path, passages: int, centroids: int, row_bytes
     yield from _each(
         falling, lambda at: f"the centroid ids of passage {owners[at]} do not ascend", lambda at: int(owners[at])
     )
+
+
+def check_outliers(
+    path: Path, codes_path: Path, record: SegmentRecord, centroids: int, row_bytes: int
+) -> Iterator[Problem]:
+    """SPEC §4.5: outliers are tokens of their passage, in their order.
+
+    Nothing where codes.npz or an offset breaks a rule of its own: a copy that differs may be the one that is right.
+    """
+    if any(check_codes(codes_path, record, row_bytes)):
+        return
+    codes = map_npz(codes_path, schema.codes_arrays(record.passages, record.tokens, row_bytes))
+    copies = map_npz(path, schema.centroid_arrays(record.passages, centroids, row_bytes))
+    tokens, outliers = codes["offsets"].astype(np.int64), copies["outlier_offsets"].astype(np.int64)
+    count = min(len(copies["outlier_codes"]), len(copies["outlier_scales"]))
+    if any(_offsets(outliers, count, least=0)):
+        return
+    row_of, copy_of = _rows(codes["codes"], codes["scales"]), _rows(copies["outlier_codes"], copies["outlier_scales"])
+    blocks = [slice(first, first + _PASSAGES + 1) for first in range(0, record.passages, _PASSAGES)]
+    strays = np.concatenate([_first_strays(tokens[own], outliers[own], row_of, copy_of) for own in blocks])
+
+    def told(passage: int) -> str:
+        stray = strays[passage]
+        code, scale = copies["outlier_codes"][stray].tobytes(), copies["outlier_scales"][stray]
+        return (
+            f"outlier {stray} of passage {passage} is no copy: expected one of its tokens {tokens[passage]} to "
+            f"{tokens[passage + 1] - 1}, in their order, got the codes {code[:_SHOWN_BYTES].hex()}"
+            f"{' ...' if len(code) > _SHOWN_BYTES else ''} and the scale {scale}"
+        )
+
+    yield from _each(strays < outliers[1:], told, lambda passage: int(strays[passage]), repair=RENEW)
+
+
+RowsAt = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+
+
+def _rows(codes: NDArray[np.generic], scales: NDArray[np.generic]) -> RowsAt:
+    """What gives the bytes of some rows, codes and scale: uint8 [rows, row_bytes + 2]."""
+    return lambda at: np.hstack([codes[at], scales[at].view(np.uint8).reshape(len(at), -1)])
+
+
+def _first_strays(
+    tokens: NDArray[np.int64], outliers: NDArray[np.int64], row_of: RowsAt, copy_of: RowsAt
+) -> NDArray[np.int64]:
+    """The first outlier of each passage that is none of its tokens after those before it; the last one's end if none.
+
+    tokens, outliers: where those of the passages begin, and end: int64 [P + 1]. All passages go on by a token at once.
+    """
+    token, outlier = tokens[:-1].copy(), outliers[:-1].copy()
+    while len(left := np.flatnonzero((token < tokens[1:]) & (outlier < outliers[1:]))):
+        outlier[left] += (row_of(token[left]) == copy_of(outlier[left])).all(axis=1)
+        token[left] += 1
+    return outlier
 
 
 def check_deletions(
@@ -227,11 +285,15 @@ def _columns(columns: pa.Schema) -> list[str]:
 
 
 def _each(
-    wrong: NDArray[np.bool_], text: Callable[[int], str], row: Callable[[int], int] | None = None, start: int = 0
+    wrong: NDArray[np.bool_],
+    text: Callable[[int], str],
+    row: Callable[[int], int] | None = None,
+    start: int = 0,
+    repair: str | None = None,
 ) -> Iterator[Problem]:
     """A problem for each true place, its row the place itself, counted from `start`, unless `row` says which."""
     places = np.flatnonzero(wrong)
     for at in places[:_EXAMPLES].tolist():
-        yield Problem(text(at), row(at) if row else start + at)
+        yield Problem(text(at), row(at) if row else start + at, repair)
     if len(places) > _EXAMPLES:
-        yield Problem(f"and {len(places) - _EXAMPLES} more such")
+        yield Problem(f"and {len(places) - _EXAMPLES} more such", repair=repair)

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoding.encoder import load_encoder_of
+from index_format.change import live_documents
+from index_format.errors import InputError
 from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.npz import forget
@@ -98,15 +100,35 @@ def evaluate_sample(address: str, manifest: Manifest, count: int, reference: Man
     """Measure how much of exact MaxSim a version finds, by `count` passages that stand for queries.
 
     Passages and exact MaxSim are those of `reference`, which has vectors of the same encoder; by default its own.
+    Documents that the two do not hold alike count for neither. Raises InputError where there are no others.
     """
     snapshot = open_snapshot(Index.at(address), manifest)
     measure_of = snapshot if reference is None else open_snapshot(Index.at(address), reference)
     vectors = sample_queries(measure_of, count)
     served, exact = rankings(snapshot, vectors, "balanced"), rankings(measure_of, vectors, "exact")
+    if reference is not None:
+        alike = _alike(snapshot, measure_of)
+        if not alike:
+            raise InputError(
+                f"{address}: versions {manifest.version} and {reference.version} hold no document alike, so what one "
+                "finds of the other's tells nothing. Compare them by questions with known answers "
+                "(--queries and --judgements, or judged in the flow's parameters)."
+            )
+        served, exact = _only(served, alike), _only(exact, alike)
     return Evaluation(manifest.version, manifest.encoder.name, len(vectors), overlap(served, exact))
 
 
 evaluate_sample_task = as_task(evaluate_sample, "evaluate by a sample")
+
+
+def _alike(one: Snapshot, other: Snapshot) -> set[str]:
+    """The ids of documents that are live in both with the same content."""
+    there = {name: place.content_hash for name, place in live_documents(other.segments).items()}
+    return {name for name, place in live_documents(one.segments).items() if there.get(name) == place.content_hash}
+
+
+def _only(found: list[list[str]], wanted: set[str]) -> list[list[str]]:
+    return [[document for document in ranking if document in wanted] for ranking in found]
 
 
 def recall_of_exact(address: str, version: int) -> float | None:

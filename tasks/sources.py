@@ -36,6 +36,8 @@ def read_rows(source: Source) -> Iterator[Rows | Rejected]:
 
 def find_source(location: str) -> tuple[Any, str]:
     """The file system of a source, and its path there. Raises SourceError where there is nothing."""
+    if "\0" in location:
+        raise SourceError(f"Cannot open {location!r}: it holds a NUL character, which neither a path nor a bucket has.")
     try:
         # A cached listing would hide files that came since this process last looked.
         files, path = fsspec.core.url_to_fs(location, use_listings_cache=False)

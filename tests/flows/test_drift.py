@@ -11,6 +11,7 @@ from prefect.client.orchestration import get_client
 from colonnade import terminal
 from flows.build_index import add_documents, build_index
 from flows.evaluate_index import evaluate_index
+from flows.evaluation import Comparison
 from flows.parameters import AddParameters, BuildParameters, EvaluateParameters
 from index_format.errors import CommitConflict, StorageError
 from index_format.index import Index
@@ -73,8 +74,9 @@ def test_a_codebook_that_answers_worse_is_not_published(index: Index, write_text
     """Drift triggers a reindex, whose gate holds; the documents are published all the same, and the run warns."""
     before = index.current().codebook.id
 
-    def measure(_index: Index, proposed: Manifest, base: Manifest, _questions: None) -> tuple[Evaluation, Evaluation]:
-        return Evaluation(proposed.version, "", 10, 0.5), Evaluation(base.version, "", 10, 0.9)
+    def measure(index: Index, proposed: Manifest, base: Manifest, _questions: None) -> Comparison:
+        measured, beside = Evaluation(proposed.version, "", 10, 0.5), Evaluation(base.version, "", 10, 0.9)
+        return Comparison(index.address, measured, beside)
 
     monkeypatch.setattr("flows.reindex_index.measure_beside", measure)
     summary = add_documents(AddParameters(source=write_texts(OTHERS), index=index.address, on_drift="reindex"))

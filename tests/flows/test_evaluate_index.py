@@ -13,16 +13,18 @@ from prefect.client.orchestration import get_client
 
 from flows.build_index import add_documents, build_index
 from flows.evaluate_index import evaluate_index
-from flows.evaluation import Comparison
-from flows.parameters import AddParameters, BuildParameters, EvaluateParameters
+from flows.evaluation import Comparison, measures_table
+from flows.parameters import AddParameters, BuildParameters, EvaluateParameters, ReindexParameters
 from flows.picture import differences
+from flows.reindex_index import reindex_index
 from flows.report import page, write_report
-from index_format.errors import SourceError
+from index_format.errors import InputError, SourceError
 from index_format.index import Index
 from tasks.evaluate import Evaluation
 from tasks.measures import MEASURES, mean, measure
 from tasks.questions import Judged, read_questions
 
+TINY = str(Path(__file__).parents[1] / "parity" / "golden" / "colbert-bert")
 QUESTIONS = {"1": "Which animal makes honey?", "2": "Who barks?", "3": "Unanswered"}
 ANSWERS = {"1": {"bees": 2}, "2": {"dogs": 1, "cats": 0}}
 TEXTS = {"bees": "Bees make honey from nectar.", "cats": "Cats sleep all day.", "dogs": "Dogs bark at strangers."}
@@ -141,6 +143,60 @@ def test_without_questions_passages_of_the_index_stand_for_them(prefect_here, wr
     done: Comparison = evaluate_index(EvaluateParameters(index=place))
     assert (done.measured.queries, done.measured.recall_10, done.measured.served) == (3, 1.0, {})
     assert Index.at(place).versions() == [1]
+
+
+def test_without_questions_two_versions_are_held_to_exact_search_over_the_finer_one(
+    prefect_here, write_texts, tmp_path
+) -> None:
+    """Whichever is asked for; by its own vectors a coarse version finds all. The drift table keeps what is its own."""
+    words = ["glacier", "lantern", "harbour", "honey", "circle", "metre", "day", "bird", "move", "above"]
+    texts = {f"{at:02}": " ".join(words[at * step % 10] for step in range(1, 5 + at % 7)) for at in range(40)}
+    place = str(tmp_path / "index")
+    build_index(BuildParameters(source=write_texts(texts), index=place, encoder=TINY))
+    reindex_index(ReindexParameters(index=place, bits=1, tolerance=1))
+    alone: Comparison = evaluate_index(EvaluateParameters(index=place))
+    coarse: Comparison = evaluate_index(EvaluateParameters(index=place, beside=1))
+    fine: Comparison = evaluate_index(EvaluateParameters(index=place, version=1, beside=2))
+    assert alone.measured.recall_10 == 1.0
+    assert coarse.reference == fine.reference == 1
+    assert coarse.beside == fine.measured
+    assert coarse.measured == fine.beside
+    assert coarse.measured.recall_10 < fine.measured.recall_10 == 1.0
+    assert f"{place}: version 2 answers worse than version 1." in coarse.warnings
+    assert not fine.warnings
+    row = measures_table(coarse)[-1]
+    assert (row["measure"], row["version 1"], row["exact MaxSim"]) == ("Recall@10 of exact in version 1", 1.0, None)
+
+
+def test_versions_of_two_encoders_are_not_compared_without_questions(prefect_here, write_texts, tmp_path) -> None:
+    """The error tells what is missing; with questions it works."""
+    place = str(tmp_path / "index")
+    build_index(BuildParameters(source=write_texts(TEXTS), index=place))
+    reindex_index(ReindexParameters(index=place, encoder=TINY))
+    with pytest.raises(InputError, match=r"versions 2 and 1 are of two encoders, .*--queries and --judgements"):
+        evaluate_index(EvaluateParameters(index=place, beside=1))
+    judged = write_questions(tmp_path, "queries.jsonl", "qrels")
+    done: Comparison = evaluate_index(EvaluateParameters(index=place, beside=1, judged=judged))
+    assert done.beside is not None
+    assert done.beside.served["nDCG@10"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("beside", "reference", "name", "exact"),
+    [
+        (None, None, "Recall@10 of exact", 1.0),
+        (Evaluation(1, "encoder", 9, 0.9), None, "Recall@10 of each one's exact", 1.0),
+        (Evaluation(1, "encoder", 9, 0.9), 1, "Recall@10 of exact in version 1", None),
+        (Evaluation(1, "encoder", 9, 0.9), 2, "Recall@10 of exact in version 2", 1.0),
+    ],
+)
+def test_the_table_says_whose_exact_search_is_the_reference(
+    beside: Evaluation | None, reference: int | None, name: str, exact: float | None
+) -> None:
+    """What exact search over the version's own vectors finds of another's was not measured."""
+    compared = Comparison("index", Evaluation(2, "encoder", 9, 0.8), beside, reference=reference)
+    (row,) = measures_table(compared)
+    assert (row["measure"], row["version 2"], row["exact MaxSim"]) == (name, 0.8, exact)
 
 
 def artifact_keys() -> set[str]:

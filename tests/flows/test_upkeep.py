@@ -114,6 +114,31 @@ def test_a_compaction_stands_aside_while_another_shows_signs_of_life(tmp_path: P
     assert compact_index(CompactParameters(index=place, alike=2)).segments_after == 1
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "taken"),
+    [
+        ("index", "./index/", True),
+        ("index", "other/../index", True),
+        ("index", "link", True),
+        ("link/segments", "other/../index/segments", True),
+        ("index", "other", False),
+        ("s3://bucket/index", "s3://bucket/index/", True),
+        ("s3://bucket/index", "s3://bucket//index", False),
+    ],
+)
+def test_an_index_has_one_turn_however_its_address_is_spelled(
+    tmp_path: Path, monkeypatch, one: str, other: str, taken: bool
+) -> None:
+    """With a slash at its end, by way of another folder, by a link. Two slashes are another key of a bucket."""
+    (tmp_path / "index").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to("index")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(turns, "BEAT_SECONDS", 0.2)
+    with turns.turn("compact", Index.at(one).address), turns.turn("compact", Index.at(other).address) as alone:
+        assert alone is not taken
+
+
 def test_a_turn_that_was_left_behind_is_the_next_runs(tmp_path: Path, monkeypatch) -> None:
     """A run that was killed shows no sign of life; the next one waits a minute for one, here a second."""
     build(tmp_path, a="Bees make honey.")

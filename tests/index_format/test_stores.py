@@ -137,6 +137,23 @@ def test_an_address_picks_the_store(tmp_path: Path) -> None:
             open_store(wrong)
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("a\0b", r"'a\\x00b': it holds a NUL character"),
+        ("s3://bucket/a\0b", "it holds a NUL character"),
+        ("\ud800", "surrogates not allowed"),
+        ("x" * 5000, "File name too long"),
+        ("~no-such-user/index", "home directory"),
+    ],
+)
+def test_an_address_that_can_be_no_place_is_refused_by_name(address: str, message: str) -> None:
+    """As soon as it is given, and not as an error of the system."""
+    with pytest.raises(InputError, match=message) as caught:
+        open_store(address)
+    assert repr(address) in str(caught.value)
+
+
 def test_a_bucket_that_is_not_there_is_said_to_be_missing(s3_address: str) -> None:
     """A wrong bucket is no empty index: every verb that the server answers in words says so."""
     store = open_store("s3://no-such-bucket/prefix")

@@ -11,19 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from index_format import history, keys, schema
-from index_format.change import Origin
+from index_format.change import Origin, commit_record, next_version
 from index_format.errors import IndexCorrupt, IndexNotFound
 from index_format.garbage import collect_garbage
 from index_format.history import Retention
 from index_format.index import Index
-from index_format.manifest import seal
+from index_format.manifest import SegmentRecord, seal
 from index_format.npz import write_npz
+from index_format.segment import write_centroids
 from index_format.store import MemoryStore, open_store
 from index_format.verify import Fault, verify, wanted_versions
 from serving.snapshot import open_snapshot
@@ -178,6 +180,110 @@ def test_a_wrong_number_in_an_array_is_named_with_its_row(
     found = faults(root)
     assert any(problem in fault.problem and fault.row == row for fault in found), found
     assert {fault.file for fault in found} == {manifest["segments"][0][file]["key"]}
+
+
+Copies = Callable[[dict[str, np.ndarray]], None]
+
+
+def copied(*places: int) -> Copies:
+    """Outliers of the first passage that are these of the file; other passages keep theirs."""
+
+    def change(own: dict[str, np.ndarray]) -> None:
+        first = int(own["outlier_offsets"][1])
+        for name in ("outlier_codes", "outlier_scales"):
+            own[name] = np.concatenate([own[name][list(places)], own[name][first:]])
+        own["outlier_offsets"][1:] = own["outlier_offsets"][1:].astype(int) + len(places) - first
+
+    return change
+
+
+def flipped(own: dict[str, np.ndarray]) -> None:
+    own["outlier_codes"][1, -1] ^= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "row"),
+    [
+        (flipped, 1),
+        (set_at("outlier_scales", 1, 0.5), 1),
+        (copied(1, 0, 2), 2),
+        (copied(0, 1, 2, 2), 3),
+        (copied(1, 3), 1),
+        (copied(2, 0), None),
+        (copied(), None),
+    ],
+    ids=["code", "scale", "order", "one too many", "of another passage", "equal to another token", "none"],
+)
+def test_an_outlier_that_is_no_copy_of_a_token_of_its_passage_is_named(
+    tmp_path: Path, change: Copies, row: int | None
+) -> None:
+    """Its own hash vouches for it, and no score would tell: the passage would only be found less often."""
+    index = Index.at(tmp_path)
+    add(index, make_recipe(index), {"a": "ember glacier copper ember", "b": "glacier"})
+    _, manifest = head(tmp_path)
+    file = manifest["segments"][0]["centroids_file"]
+    own = arrays(tmp_path, file)
+    change(own)
+    forge(tmp_path, file, write_npz(own))
+    found = faults(tmp_path)
+    assert [(fault.file, fault.row) for fault in found] == ([] if row is None else [(file["key"], row)])
+    for fault in found:
+        code, scale = own["outlier_codes"][row].tobytes().hex(), own["outlier_scales"][row]
+        assert fault.problem == (
+            f"outlier {row} of passage 0 is no copy: expected one of its tokens 0 to 3, in their order, "
+            f"got the codes {code} and the scale {scale}"
+        )
+        assert "colonnade reindex" in fault.repair
+
+
+def test_outliers_are_compared_in_every_passage_of_a_large_segment(tmp_path: Path) -> None:
+    """Only some of many alike are shown."""
+    index = Index.at(tmp_path)
+    add(index, make_recipe(index), {f"{number:04d}": "ember" for number in range(1100)})
+    _, manifest = head(tmp_path)
+    file = manifest["segments"][0]["centroids_file"]
+    own = arrays(tmp_path, file)
+    own["outlier_scales"][1020:1026] *= 2
+    forge(tmp_path, file, write_npz(own))
+    assert [fault.row for fault in faults(tmp_path)] == [1020, 1021, 1022, None]
+    own["outlier_scales"][1020:1025] /= 2
+    forge(tmp_path, file := head(tmp_path)[1]["segments"][0]["centroids_file"], write_npz(own))
+    (fault,) = faults(tmp_path)
+    assert fault.row == 1025
+    assert "outlier 1025 of passage 1025 is no copy: expected one of its tokens 1025 to 1025" in fault.problem
+
+
+@pytest.mark.parametrize("damage", ["gone", "another scale"])
+def test_outliers_are_not_compared_with_codes_that_are_at_fault(root: Path, damage: str) -> None:
+    """Token 5 is an outlier, and its copy may be the one that is right."""
+    _, manifest = head(root)
+    file = manifest["segments"][0]["codes_file"]
+    own = arrays(root, file)
+    own["scales"][5] = 2.0**-15
+    (root / file["key"]).unlink() if damage == "gone" else forge(root, file, write_npz(own))
+    assert [fault.file for fault in faults(root)] == [file["key"]]
+
+
+def test_outliers_of_every_centroids_file_are_compared(root: Path) -> None:
+    """Two versions have the same codes, and the older one's centroids are at fault."""
+    index = Index.at(root)
+    base = index.current()
+    codec, book = index.codec(base), index.codebook(base)
+
+    def assigned(record: SegmentRecord) -> SegmentRecord:
+        """All tokens to the first centroid, so that the file is another."""
+        file = write_centroids(
+            index.store, record, index.files, codec, book, lambda vectors: np.zeros(len(vectors), np.uint32)
+        )
+        return msgspec.structs.replace(record, centroids_file=file)
+
+    file = head(root)[1]["segments"][0]["centroids_file"]
+    own = arrays(root, file)
+    own["outlier_scales"][0] *= 2
+    forge(root, file, write_npz(own))
+    index.change(lambda base: next_version(base, commit_record(Origin("reindex")), list(map(assigned, base.segments))))
+    assert [(fault.version, fault.row) for fault in faults(root, [3, 4])] == [(3, 0)]
+    assert faults(root) == []
 
 
 @pytest.mark.parametrize(

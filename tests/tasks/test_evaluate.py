@@ -9,14 +9,44 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from index_format.errors import InputError
+from index_format.index import Index
 from index_format.segment import Codes
 from serving.scorer import EXHAUSTIVE_BYTES
 from serving.search import rank
 from tasks import evaluate
-from tasks.evaluate import rankings
+from tasks.evaluate import evaluate_sample, rankings
 from tests.serving.vectors import random_documents, random_snapshot, random_vectors
+from tests.strategies import WORDS, add, delete, make_recipe
 
 _DIM = 16
+
+
+def test_documents_that_two_versions_do_not_hold_alike_count_for_neither(tmp_path: Path) -> None:
+    """Twins came before each document, one was deleted and one changed: what is left is found as it was."""
+    index = Index.at(tmp_path)
+    recipe = make_recipe(index)
+    texts = {f"m{at:02}": " ".join(WORDS[at * step % 8] for step in range(1, 2 + at % 5)) for at in range(16)}
+    before = add(index, recipe, texts)
+    add(index, recipe, {name.replace("m", "a"): text for name, text in texts.items()} | {"m03": "copper " * 4})
+    after = delete(index, "m05")
+    assert before is not None
+    assert after is not None
+    assert evaluate_sample(index.address, after, 16, before).recall_10 == 1.0
+    assert evaluate_sample(index.address, before, 16, after).recall_10 == 1.0
+
+
+def test_versions_without_a_document_alike_are_not_compared(tmp_path: Path) -> None:
+    """It would be called a recall of all."""
+    index = Index.at(tmp_path)
+    recipe = make_recipe(index)
+    before = add(index, recipe, {"a": "copper", "b": "ember"})
+    delete(index, "b")
+    after = add(index, recipe, {"a": "violin", "c": "meadow"})
+    assert before is not None
+    assert after is not None
+    with pytest.raises(InputError, match=r"versions 3 and 1 hold no document alike.*--queries"):
+        evaluate_sample(index.address, after, 2, before)
 
 
 @pytest.mark.parametrize("stretch", [1, 40, 1000])

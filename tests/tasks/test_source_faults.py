@@ -91,6 +91,14 @@ def test_a_missing_source_is_refused(place: str, name: str) -> None:
         read(f"{place}/{name}")
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\0b.csv", "a\0*.parquet"])
+def test_a_source_that_can_be_no_file_is_refused_by_name(place: str, name: str) -> None:
+    """Also where it is a pattern, which is not looked for before it is read."""
+    with pytest.raises(SourceError, match="it holds a NUL character") as caught:
+        read(f"{place}/{name}")
+    assert repr(f"{place}/{name}") in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["rows.xlsx", "rows", "rows.csv.gz", "rows.json"])
 def test_a_file_of_another_kind_is_refused(place: str, name: str) -> None:
     """The error lists the kinds that are read."""
