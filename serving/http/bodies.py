@@ -9,7 +9,6 @@ from typing import TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from serving.http.errors import Refusal
@@ -46,15 +45,18 @@ def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
     return next_message
 
 
-async def read_body(request: Request, model: type[Model]) -> Model:
-    """The body as a model. Raises RequestValidationError, with the faults as FastAPI tells them.
+async def read_body(request: Request, receive: Receive, model: type[Model]) -> Model:
+    """The body of a request as a model. Raises RequestValidationError, with the faults as FastAPI tells them.
 
     What FastAPI does itself, in half of the time: it also asks for forms, dependencies and observers of its own.
     """
-    try:
-        data = await request.body()
-    except ClientDisconnect:  # no fault of ours, and nobody is left to read the answer
-        raise Refusal(400, "bad_request", "The connection ended before the body did.") from None
+    data, is_whole = b"", False
+    while not is_whole:
+        message = await receive()
+        if message["type"] == "http.disconnect":  # no fault of ours, and nobody is left to read the answer
+            raise Refusal(400, "bad_request", "The connection ended before the body did.")
+        data += message.get("body", b"")
+        is_whole = not message.get("more_body", False)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _JSON and not (kind.startswith("application/") and kind.endswith("+json")):
         # Other kinds are those that a page of another site may send without being asked whether it may.

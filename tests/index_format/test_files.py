@@ -235,9 +235,7 @@ def test_many_files_are_fetched_at_the_same_time(tmp_path: Path) -> None:
         files.fetch(lost)
 
 
-def test_what_is_fetched_at_the_same_time_is_counted_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_fetched_at_the_same_time_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a thread rests between naming a file and counting it."""
     rename = Path.replace
 
