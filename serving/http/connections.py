@@ -76,6 +76,14 @@ class PromptProtocol(H11Protocol):
         cycle = PlainCycle(scope, head.length, self.transport, self.flow, self.on_response_complete, own_headers)
         self.cycle = self._plain = cycle  # type: ignore[assignment]  # of it, uvicorn knows what this one has too
         self._go_on(cycle, data[head.size :])
+        # Most clients send head and body one after another: a turn of the loop later the body is mostly here, too,
+        # and the answer is made in one go.
+        if cycle.left:
+            self.loop.call_soon(self._start, cycle)
+        else:
+            self._start(cycle)
+
+    def _start(self, cycle: PlainCycle) -> None:
         task = self.loop.create_task(cycle.run(self.app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES
 
 from serving.faults import places_of
 
+WHOLE_BODY = "colonnade.body"
 MOST_HEAD = 16 * 2**10  # bytes
 # What one step matches no other step can, so that nothing is tried twice and a head takes no longer than its length.
 _HEAD = re.compile(rb"POST (/[\x21-\x7e]*+) HTTP/1\.1\r\n((?:[-!#$%&'*+.^_`|~0-9A-Za-z]++:[\x20-\x7e]*+\r\n)++)\r\n")
@@ -91,7 +92,12 @@ class PlainCycle:
         self._to_send = 0  # bytes of the answer's body
 
     async def run(self, app: ASGIApp) -> None:
-        """Answer by `app`. Where it makes no whole answer the connection ends."""
+        """Answer by `app`. Where it makes no whole answer the connection ends.
+
+        A body that is here already stands in the scope, too: nobody has to wait for it, nor to bound that wait.
+        """
+        if self.left == 0:
+            self._scope[WHOLE_BODY] = bytes(self._body)
         try:
             await app(self._scope, self.receive, self.send)
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets no trace of it
