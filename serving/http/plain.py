@@ -1,4 +1,4 @@
-"""Questions of the plainest form, read and answered past h11, which takes a third of the event loop's time for each.
+"""Questions of the plainest form, read and answered past h11: that was a third of the event loop's time for each.
 
 What is plain is a part of what h11 takes, and means the same to both. All else, and with it most of what is malformed,
 is left to h11.
