@@ -190,11 +190,12 @@ class Batcher:
     def _work_on(self, batch: list[Job]) -> None:
         start = time.monotonic()
         due = [job for job in batch if job.is_due()]
-        self._metrics.dropped.inc(len(batch) - len(due))
+        if len(due) < len(batch):
+            self._metrics.dropped.inc(len(batch) - len(due))
         if due:
-            self._metrics.batch_queries.observe(len(due))
             self._answer(due)
             self._seconds_each.append((time.monotonic() - start) / len(due))
+            self._metrics.batch_queries.observe(len(due))  # after the answers, which need not wait for it
 
     def _take(self) -> list[Job]:
         """What waits, up to a batch; nothing only when stopped with an empty queue."""

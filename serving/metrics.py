@@ -89,13 +89,12 @@ class Metrics:
             buckets=(*_SHARES, 1.0),
             registry=own,
         )
-        for stage in ("queue", "encode", "search"):
-            self.stage.labels(stage)
+        self._stages = [self.stage.labels(stage) for stage in ("queue", "encode", "search")]
 
     def observe(self, queue_ms: float, encode_ms: float, search_ms: float) -> None:
         """One query's time by stage."""
-        for stage, spent in (("queue", queue_ms), ("encode", encode_ms), ("search", search_ms)):
-            self.stage.labels(stage).observe(spent / 1000)
+        for stage, spent in zip(self._stages, (queue_ms, encode_ms, search_ms), strict=True):
+            stage.observe(spent / 1000)
 
     def read_filter_lookups(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Have the lookups of filters, by "hit" and "miss", read from their owner."""

@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.batcher import Batcher
 from serving.faults import places_of
 from serving.http import contents, documents, errors, health, index, pages, search
 from serving.http.parts import Parts, Settings, Waiters, Writer
-from serving.http.routes import Gate, ScopedRoute
+from serving.http.routes import REQUEST_ID, Gate, ScopedRoute, request_id_of, tell_later
 from serving.keys import KeyRing
 from serving.metrics import Metrics
 from serving.searcher import Refresher, Searcher
 from serving.shadow import ShadowCheck
 from serving.snapshot import Snapshot
 
+_UNROUTED = "unrouted"  # in the place of a path that no route has: strangers choose those
 _log = logging.getLogger("colonnade.http")
 
 
@@ -74,21 +75,46 @@ def make_app(
     pages.add_routes(app, with_keys=keys is not None)
     if writer is not None:
         documents.add_routes(app, parts, writer)
+    app.send_past_layers()
     return app
 
 
 class _Server(FastAPI):
     """FastAPI, past whose layers questions go: those are there for what such a route does not have, or does itself."""
 
-    def build_middleware_stack(self) -> ASGIApp:
-        layers = super().build_middleware_stack()
-        queued = {one.path: one.past_layers for one in self.routes if isinstance(one, ScopedRoute) and one.is_queued}
+    _queued: Mapping[str, ASGIApp] = {}
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            is_post = scope["type"] == "http" and scope["method"] == "POST"
-            await (queued.get(scope["path"], layers) if is_post else layers)(scope, receive, send)
+    def send_past_layers(self) -> None:
+        """Send requests of those routes that ask the worker past the layers, once all routes are there."""
+        self._queued = {
+            one.path: one.past_layers for one in self.routes if isinstance(one, ScopedRoute) and one.is_queued
+        }
 
-        return answer
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._queued.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if route is not None:
+            scope["app"] = self
+            await route(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._through_layers(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _through_layers(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """HEAD is answered as GET, without the body, which is not sent. What no route takes is told of here."""
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        request, start = Request(scope), time.perf_counter()
+        state, gate = request.state, self.state.gate
+
+        async def send_and_tell(message: Message) -> None:
+            if message["type"] == "http.response.start" and not hasattr(state, "told"):
+                state.request_id = request_id_of(request)
+                message["headers"] = [*message["headers"], (REQUEST_ID, state.request_id.encode())]
+                tell_later(request, _UNROUTED, message["status"], gate.metrics, time.perf_counter() - start)
+            await send(message)
+
+        await super().__call__(scope, receive, send_and_tell)
 
 
 def _parts(searcher: Searcher, address: str, settings: Settings) -> Parts:

@@ -9,11 +9,11 @@ from typing import TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from serving.http.errors import Refusal
 from serving.http.parts import Settings
+from serving.http.plain import WHOLE_BODY
 
 Model = TypeVar("Model", bound=BaseModel)
 _JSON = "application/json"
@@ -46,15 +46,23 @@ def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
     return next_message
 
 
-async def read_body(request: Request, model: type[Model]) -> Model:
-    """The body as a model. Raises RequestValidationError, with the faults as FastAPI tells them.
+async def _read_all(receive: Receive) -> bytes:
+    parts, is_whole = [], False
+    while not is_whole:
+        message = await receive()
+        if message["type"] == "http.disconnect":  # no fault of ours, and nobody is left to read the answer
+            raise Refusal(400, "bad_request", "The connection ended before the body did.")
+        parts.append(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
+    return b"".join(parts)
+
+
+async def read_body(request: Request, receive: Receive, model: type[Model]) -> Model:
+    """The body of a request as a model. Raises RequestValidationError, with the faults as FastAPI tells them.
 
     What FastAPI does itself, in half of the time: it also asks for forms, dependencies and observers of its own.
     """
-    try:
-        data = await request.body()
-    except ClientDisconnect:  # no fault of ours, and nobody is left to read the answer
-        raise Refusal(400, "bad_request", "The connection ended before the body did.") from None
+    data = request.scope[WHOLE_BODY] if WHOLE_BODY in request.scope else await _read_all(receive)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _JSON and not (kind.startswith("application/") and kind.endswith("+json")):
         # Other kinds are those that a page of another site may send without being asked whether it may.

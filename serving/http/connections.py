@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from typing import ClassVar
+from urllib.parse import unquote
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from serving.http.plain import Head, PlainCycle, read_head
 
 
 class PromptProtocol(H11Protocol):
@@ -17,6 +21,8 @@ class PromptProtocol(H11Protocol):
 
     Of an answer that was made, the client has to take `send_bytes` in every `send_seconds`, or all that is left: also
     of the last one before the connection ends, for which closing would wait.
+
+    A plain request that comes when there is no other is read and answered without h11 (`serving/http/plain.py`).
     """
 
     head_seconds: ClassVar[float] = 10.0
@@ -24,6 +30,8 @@ class PromptProtocol(H11Protocol):
     send_bytes: ClassVar[int] = 2**16
     _hang_up: asyncio.TimerHandle | None = None
     _break_off: asyncio.TimerHandle | None = None
+    _plain: PlainCycle | None = None  # until its body has come and it is answered
+    _behind: bytes = b""  # what came after the plain request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -32,8 +40,72 @@ class PromptProtocol(H11Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        if self._plain is not None:
+            self._go_on(self._plain, data)
+        elif (head := self._plain_head(data)) is not None:
+            self._begin(head, data)
+        else:
+            super().data_received(data)
         self._watch()
+
+    def _plain_head(self, data: bytes) -> Head | None:
+        """The head of a plain request, where another may begin."""
+        if self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0] or self.transport.is_closing():
+            return None
+        return read_head(data)
+
+    def _begin(self, head: Head, data: bytes) -> None:
+        raw_path, _, query = head.target.partition(b"?")
+        path = raw_path.decode("ascii")
+        scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": "POST",
+            "root_path": self.root_path,
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self.root_path.encode("ascii") + raw_path,
+            "query_string": query,
+            "headers": head.headers,
+            "state": self.app_state.copy(),
+        }
+        own_headers = self.server_state.default_headers
+        cycle = PlainCycle(scope, head.length, self.transport, self.flow, self.on_response_complete, own_headers)
+        self.cycle = self._plain = cycle  # type: ignore[assignment]  # of it, uvicorn knows what this one has too
+        self._go_on(cycle, data[head.size :])
+        # Most clients send head and body one after another: a turn of the loop later the body is mostly here, too,
+        # and the answer is made in one go.
+        if cycle.left:
+            self.loop.call_soon(self._start, cycle)
+        else:
+            self._start(cycle)
+
+    def _start(self, cycle: PlainCycle) -> None:
+        task = self.loop.create_task(cycle.run(self.app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _go_on(self, plain: PlainCycle, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._behind += plain.take(data)
+        if plain.response_complete and plain.left == 0:
+            self._go_behind()
+        elif self._behind:
+            self.flow.pause_reading()
+
+    def _go_behind(self) -> None:
+        """On to what came after the plain request, which is over."""
+        self._plain, data, self._behind = None, self._behind, b""
+        if data:
+            self.data_received(data)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._plain is not None and self._plain.left == 0 and not self.transport.is_closing():
+            self._go_behind()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -35,6 +35,7 @@ from serving.metrics import Metrics
 Scope = Literal["search", "write", "admin", "none"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _SCOPE, _QUEUED = "x-scope", "x-queued"
+REQUEST_ID = b"x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _log = logging.getLogger("colonnade.http")
@@ -87,7 +88,7 @@ class Gate:
 
 def refuse_two_lengths(request: Request) -> None:
     """Raise Refusal, and end the connection, where a proxy may see another end of the body (RFC 9112 §6.1)."""
-    if {"content-length", "transfer-encoding"} <= set(request.headers):
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers.raw}:
         message = "A body has a Content-Length or is sent in chunks; this request says both."
         raise Refusal(400, "two_lengths", message, Connection="close")
 
@@ -130,37 +131,37 @@ class ScopedRoute(APIRoute):
         await response(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answer = self._answer_queued if self.is_queued else super().get_route_handler()
+        answer = self._answer_queued if self.is_queued else _with_body_from(super().get_route_handler())
 
         async def handle_request(request: Request) -> Response:
             gate: Gate = request.app.state.gate
             start = time.perf_counter()
-            request.state.told = {}
+            state = request.state
+            state.told = {}
             try:
                 gate.refuse_other_name(request)
                 refuse_two_lengths(request)
-                request.state.key = key = gate.admit(request, self.needed_scope)
-                request.state.tenant = gate.tenant(key)
+                state.key = key = gate.admit(request, self.needed_scope)
+                state.tenant = gate.tenant(key)
                 if self.is_queued:
                     gate.batcher.refuse_when_full()
-                receive = bounded(request.receive, request, gate.settings)
-                response = await answer(Request(request.scope, receive))
+                response = await answer(request, bounded(request.receive, request, gate.settings))
             except Exception as error:  # noqa: BLE001  # whatever it is, the client gets no trace of it
                 response = self._refusal(error, request, gate.metrics).response()
-            request_id = self._named(request, response)
-            told = (request, response.status_code, request_id, gate.metrics, time.perf_counter() - start)
-            # After this step of the event loop, which sends the answer: its client does not wait for a line in the log.
-            asyncio.get_running_loop().call_soon(self._tell, *told)
+            if self.needed_scope != "none":
+                state.request_id = request_id_of(request)
+                response.raw_headers.append((REQUEST_ID, state.request_id.encode()))
+            tell_later(request, self.path, response.status_code, gate.metrics, time.perf_counter() - start)
             return response
 
         self.handle_request = handle_request
         return handle_request
 
-    async def _answer_queued(self, request: Request) -> Response:
+    async def _answer_queued(self, request: Request, receive: Receive) -> Response:
         (body,) = self.dependant.body_params
         model = body.field_info.annotation
         assert isinstance(model, type)
-        response: Response = await self.endpoint(body=await read_body(request, model), request=request)
+        response: Response = await self.endpoint(body=await read_body(request, receive, model), request=request)
         return response
 
     def _refusal(self, error: Exception, request: Request, metrics: Metrics) -> Refusal:
@@ -185,23 +186,37 @@ class ScopedRoute(APIRoute):
             return try_again("storage", "The index could not be read; the log of the server says why.", 5)
         return Refusal(500, "internal", "A fault in the server; its log says where.")
 
-    def _named(self, request: Request, response: Response) -> str | None:
-        """The id of a request, which its answer then has; None where nothing is logged of it."""
-        if self.needed_scope == "none":
-            return None
-        given = request.headers.get("x-request-id", "")
-        response.headers["X-Request-Id"] = request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        return request_id
 
-    def _tell(self, request: Request, status: int, request_id: str | None, metrics: Metrics, seconds: float) -> None:
-        metrics.http.labels(self.path).observe(seconds)
-        metrics.responses.labels(self.path, status).inc()
-        if request_id is None:
-            return
-        key: Key | None = getattr(request.state, "key", None)
-        line = {"request_id": request_id, "route": self.path, "status": status}
-        line |= {"key": key.id if key else None, **request.state.told, "total_ms": round(1000 * seconds, 3)}
+def request_id_of(request: Request) -> str:
+    """The id that a client gave its request, or one that is made here."""
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+
+
+def tell_later(request: Request, route: str, status: int, metrics: Metrics, seconds: float) -> None:
+    """Count a request, and write its line in the log where it has an id.
+
+    After this step of the event loop, which sends the answer: its client does not wait for it.
+    """
+    asyncio.get_running_loop().call_soon(_tell, request, route, status, metrics, seconds)
+
+
+def _tell(request: Request, route: str, status: int, metrics: Metrics, seconds: float) -> None:
+    metrics.http.labels(route).observe(seconds)
+    metrics.responses.labels(route, status).inc()
+    state = request.state
+    if hasattr(state, "request_id"):
+        key: Key | None = getattr(state, "key", None)
+        line = {"request_id": state.request_id, "route": route, "status": status, "key": key.id if key else None}
+        line |= {**getattr(state, "told", {}), "total_ms": round(1000 * seconds, 3)}
         _log.info("request", extra={"line": line})
+
+
+def _with_body_from(
+    answer: Callable[[Request], Coroutine[Any, Any, Response]],
+) -> Callable[[Request, Receive], Coroutine[Any, Any, Response]]:
+    """The same way to answer, where the body comes from elsewhere."""
+    return lambda request, receive: answer(Request(request.scope, receive))
 
 
 def log_fault(error: BaseException, where: str) -> None:

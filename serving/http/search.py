@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -135,7 +136,8 @@ def _hits(hits: list[Hit], fields: list[HitField] | None) -> Any:
     if hits and hits[0].fused is None:
         left_out = left_out | {"fused"}
     names = [name for name in _HIT if name not in left_out]
-    return [{name: getattr(hit, name) for name in names} for hit in hits]
+    values = attrgetter(*names)
+    return [dict(zip(names, values(hit), strict=True)) for hit in hits]
 
 
 def _times(done: Done) -> dict[str, float]:

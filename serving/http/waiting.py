@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
 
 from index_format.errors import ColonnadeError, EncoderMismatch, ObjectMissing, StorageError
-from serving.batcher import Ask, Done, Expired
+from serving.batcher import Ask, Done, Expired, Job
 from serving.http.errors import Refusal, try_again
 from serving.http.parts import Parts
 from serving.http.schemas import Versioned
@@ -102,38 +104,61 @@ async def answers(parts: Parts, request: Request, asks: Sequence[Ask], deadline:
     Raises Overloaded where it is busy, and Refusal when it is too late, or nobody waits any more.
     """
     jobs = parts.batcher.submit(asks, deadline)
-    waiting = [asyncio.wrap_future(job.future) for job in jobs]
     try:
         # Most are answered before it would be worth a task to hear of a client that went away.
-        await asyncio.wait(waiting, timeout=min(_UNWATCHED_SECONDS, deadline - time.monotonic()))
-        if not all(one.done() for one in waiting):
-            await _unless_gone(request, waiting, deadline)
-        failed = [error for error in (one.exception() for one in waiting) if error is not None]
-        if failed:
-            raise failed[0]
-        return [one.result() for one in waiting]
+        await _settled_within(jobs, min(_UNWATCHED_SECONDS, deadline - time.monotonic()))
+        if not all(job.future.done() for job in jobs):
+            await _unless_gone(request, jobs, deadline)
+        return [job.future.result() for job in jobs]
     except Expired:
         raise too_late() from None
     finally:
         for job in jobs:
             job.abandoned = True
-        for one in waiting:
-            one.cancel()
 
 
-async def _unless_gone(request: Request, waiting: Sequence[asyncio.Future[Done]], deadline: float) -> None:
-    """Until all are settled. Raises Expired at the deadline, and Refusal when the client went away."""
-    everything, gone = asyncio.ensure_future(asyncio.wait(waiting)), asyncio.ensure_future(_gone(request))
-    either: set[asyncio.Future[Any]] = {everything, gone}
+async def _settled_within(jobs: Sequence[Job], seconds: float) -> None:
+    """Until all are settled, or for so long: `asyncio.wait` in a fifth of its steps, between question and search."""
+    settled = _when_settled(jobs)
+    timer = settled.get_loop().call_later(seconds, _settle, settled)
     try:
-        await asyncio.wait(either, timeout=deadline - time.monotonic(), return_when="FIRST_COMPLETED")
-        if everything.done():
+        await settled
+    finally:
+        timer.cancel()
+
+
+def _when_settled(jobs: Sequence[Job]) -> asyncio.Future[None]:
+    """What is done once all jobs are; however many they are, the worker wakes the event loop once."""
+    loop = asyncio.get_running_loop()
+    settled, count = loop.create_future(), itertools.count(1)
+
+    def count_one(_: object) -> None:
+        if next(count) == len(jobs):  # one step of the interpreter: two threads may be here
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                loop.call_soon_threadsafe(_settle, settled)
+
+    for job in jobs:
+        job.future.add_done_callback(count_one)
+    return settled
+
+
+def _settle(settled: asyncio.Future[None]) -> None:
+    if not settled.done():
+        settled.set_result(None)
+
+
+async def _unless_gone(request: Request, jobs: Sequence[Job], deadline: float) -> None:
+    """Until all are settled. Raises Expired at the deadline, and Refusal when the client went away."""
+    settled, gone = _when_settled(jobs), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((settled, gone), timeout=deadline - time.monotonic(), return_when="FIRST_COMPLETED")
+        if settled.done():
             return
         if gone.done():
             raise Refusal(499, "client_gone", "Nobody waits for this answer.")
         raise Expired
     finally:
-        everything.cancel()
+        settled.cancel()
         gone.cancel()
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -24,6 +28,7 @@ from serving.http.schemas import MAX_QUERY_CHARACTERS
 from serving.keys import KeyRing, make_key, write_keys
 from serving.search import MAX_K
 from serving.searcher import Searcher
+from tests.serving.running import running
 from tests.serving.vectors import add_texts, reindexed
 
 TEXTS = {
@@ -221,6 +226,42 @@ def test_other_methods_and_places_are_refused(client: TestClient) -> None:
     assert client.get("/v1/search").status_code == 405
     assert client.get("/v1/nothing").status_code == 404
     assert client.get("/static/../app.py").status_code == 404
+
+
+def test_what_no_route_takes_is_logged_and_counted_without_its_path(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line with id, status and time, as for every request; a path that strangers choose is in no metric's label."""
+    asked = [("GET", "/no-such-place", 404), ("PUT", "/v1/search", 405), ("GET", "/v1/index/", 307)]
+    with caplog.at_level(logging.INFO, "colonnade"):
+        for method, path, status in asked:
+            answer = client.request(method, path, headers={"X-Request-Id": "ours"}, follow_redirects=False)
+            assert (answer.status_code, answer.headers["x-request-id"]) == (status, "ours")
+        assert re.fullmatch("[0-9a-f]{32}", client.get("/nothing").headers["x-request-id"])
+        told = client.get("/metrics").text
+    lines = [record.line for record in caplog.records if hasattr(record, "line")]
+    assert [(line["request_id"], line["status"]) for line in lines[:3]] == [("ours", status) for *_, status in asked]
+    assert {line["route"] for line in lines[:4]} == {"unrouted"}
+    assert all(line["total_ms"] >= 0 for line in lines)
+    assert 'colonnade_http_responses_total{route="unrouted",status="405"}' in told
+    assert "no-such-place" not in told + json.dumps(lines)
+
+
+def test_head_is_answered_as_get_without_the_body(searcher: Searcher) -> None:
+    """By the page and by every other route: load balancers and link checkers ask so."""
+    with running(make_app(searcher, "i")) as address:
+        for path in ("/", "/page.js", "/health/live", "/health/ready", "/v1/index", "/docs"):
+            connection = HTTPConnection(urlsplit(address).netloc, timeout=30)
+            connection.request("GET", path)
+            whole = connection.getresponse()
+            size = len(whole.read())
+            for _ in range(2):  # a body that was sent all the same would be in the way of the next answer
+                connection.request("HEAD", path)
+                head = connection.getresponse()
+                assert (head.status, head.read()) == (whole.status, b"")
+                assert head.headers.get("content-length", "0") == str(size), path
+            connection.close()
+        assert httpx.head(f"{address}/v1/search", timeout=30).status_code == 405
 
 
 def test_the_index_describes_itself(client: TestClient, encoder: Encoder) -> None:
