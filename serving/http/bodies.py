@@ -22,10 +22,9 @@ _JSON = "application/json"
 def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
     """The same body, unless it is larger or takes longer to come than is allowed."""
     most, seconds = settings.body_bytes, settings.body_seconds
-    too_large = Refusal(413, "too_large", f"The body may have {most} bytes at most. Send less at a time.")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
-        raise too_large
+        raise _too_large(most)
     read, complete, until = 0, False, time.monotonic() + seconds
 
     async def next_message() -> Message:
@@ -40,10 +39,14 @@ def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
         read += len(message.get("body", b""))
         complete = not message.get("more_body", False)
         if read > most:
-            raise too_large
+            raise _too_large(most)
         return message
 
     return next_message
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(413, "too_large", f"The body may have {most} bytes at most. Send less at a time.")
 
 
 async def _read_all(receive: Receive) -> bytes:

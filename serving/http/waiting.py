@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -118,7 +117,7 @@ async def answers(parts: Parts, request: Request, asks: Sequence[Ask], deadline:
 
 
 async def _settled_within(jobs: Sequence[Job], seconds: float) -> None:
-    """Until all are settled, or for so long: `asyncio.wait` in a fifth of its steps, between question and search."""
+    """Until all are settled, or for so long; `asyncio.wait` takes more steps, all of which a search waits for."""
     settled = _when_settled(jobs)
     timer = settled.get_loop().call_later(seconds, _settle, settled)
     try:
@@ -134,8 +133,10 @@ def _when_settled(jobs: Sequence[Job]) -> asyncio.Future[None]:
 
     def count_one(_: object) -> None:
         if next(count) == len(jobs):  # one step of the interpreter: two threads may be here
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            try:
                 loop.call_soon_threadsafe(_settle, settled)
+            except RuntimeError:  # the loop is closed, and nobody waits any more
+                return
 
     for job in jobs:
         job.future.add_done_callback(count_one)
