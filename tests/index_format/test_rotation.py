@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index_format.codec import BITS, MAX_DIM, Codec
+from index_format.errors import IndexCorrupt
+from index_format.files import FileCache
 from index_format.rotation import Rotation
+from index_format.segment import read_codec, write_codec
+from index_format.store import LocalStore
+from index_format.verify_files import check_codec
 
 any_dim = st.integers(1, MAX_DIM // 8).map(lambda eighth: 8 * eighth)
 
@@ -61,3 +68,20 @@ def test_codes_of_rotated_vectors_lose_less_where_dimensions_differ(bits: int) -
         for codec in (Codec(mean, bits), Codec.of(vectors, bits))
     ]
     assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("order", "sign", "problem"), [(0, 1, "order does not have each dimension"), (15, 3, "sign 0 is 3, not 1 or -1")]
+)
+def test_what_is_no_rotation_is_neither_read_nor_passed_over(
+    tmp_path: Path, order: int, sign: int, problem: str
+) -> None:
+    """By a reader, whose scores would be wrong, nor by verify, which names it."""
+    rotation = Rotation(np.arange(16, dtype=np.uint16), np.ones(16, np.int8))
+    rotation.order[15], rotation.signs[0] = order, sign
+    store = LocalStore(tmp_path)
+    record = write_codec(store, Codec(np.zeros(16, np.float32), 4, rotation))
+    with pytest.raises(IndexCorrupt, match="order must have each dimension once"):
+        read_codec(FileCache(store), record, 16)
+    (found,) = check_codec(tmp_path / record.file.key, 16)
+    assert problem in found.text
