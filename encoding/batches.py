@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -41,17 +41,13 @@ def windows_by_length(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
         yield window
 
 
-def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """work(item) for all items in order, each computed in a thread while the caller is busy with the one before."""
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made in a thread while the caller is busy with the one before."""
     with ThreadPoolExecutor(1, "one-ahead") as thread:
-        coming: Future[Result] | None = None
-        for item in items:
-            following = thread.submit(work, item)
-            if coming is not None:
-                yield coming.result()
-            coming = following
-        if coming is not None:
-            yield coming.result()
+        coming = thread.submit(lambda: next(items, None))
+        while (item := coming.result()) is not None:
+            coming = thread.submit(lambda: next(items, None))
+            yield item
 
 
 def halving(work: Callable[[Sequence[Text]], list[Result]], texts: Sequence[Text]) -> list[Result]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from encoding.batches import batches_by_length, halving, one_ahead, windows_by_length
 from encoding.checkpoint import Checkpoint, open_checkpoint
 from encoding.inputs import SideTokenizer, Token, TokenizedText, load_tokenizer
-from encoding.model import TokenModel
+from encoding.model import StartedVectors, TokenModel
 from encoding.pooling import pool_batch, pooled_groups
 from index_format.errors import InputError
 from index_format.manifest import EncoderRecord
@@ -24,11 +26,14 @@ WHOLE_WEIGHT = 0.5
 """What the vector of a whole query weighs, as a share of all its tokens together (docs/decisions/0005)."""
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}  # docs/decisions/0006: rows enough for a GPU, little padding
+_BATCHES_AHEAD = 2  # on the device and on the way from it, while the caller has the one before
 _WINDOW_BATCHES = 4  # texts are tokenised that many batches at a time, while the model has those before
 _CHARACTERS_A_TOKEN = 4  # roughly: only the size of a window hangs on it
 
 Batch = list[tuple[int, NDArray[np.float32]]]
 TokenBatch = tuple[list[int], list[TokenizedText]]
+StartedBatch = tuple[list[int], list[StartedVectors], int]
+"""Positions, what the model was given, and the factor by which the vectors are still to be pooled."""
 
 
 class Encoder:
@@ -59,31 +64,58 @@ class Encoder:
         """Encode the texts of documents in batches of similar length, shortest first.
 
         Yields lists of (position in `texts`, vectors float32 [tokens, D]); every position comes once. The vectors
-        are unit vectors, or pooled ones where `pool_factor` is above 1. A GPU has the next batch in a thread meanwhile.
+        are unit vectors, or pooled ones where `pool_factor` is above 1. A GPU is at work on the next batch meanwhile.
         """
-
-        def encoded(batch: TokenBatch) -> Batch:
-            return list(zip(batch[0], self._vectors(batch[1], pool_factor), strict=True))
-
-        if self.device.type == "cpu":  # where the caller's work would only take cores from the model
-            return map(encoded, self.batches(texts))
-        return one_ahead(encoded, self.batches(texts))
+        if self.device.type == "cpu":
+            return (self._fetched(self._started(one, pool_factor)) for one in self.batches(texts))
+        return self._overlapped(self.batches(texts), pool_factor)
 
     def batches(self, texts: Sequence[str]) -> Iterator[TokenBatch]:
         """The texts of documents, tokenised, in the batches that go through the model: positions and tokens."""
         most_tokens = BATCH_TOKENS[self.device.type]
         characters = _WINDOW_BATCHES * _CHARACTERS_A_TOKEN * most_tokens
         windows = windows_by_length([len(text) for text in texts], characters)
-        for window, tokenized in one_ahead(lambda window: (window, self._tokens_of(texts, window)), windows):
-            for batch in batches_by_length([len(one.ids) for one in tokenized], most_tokens):
-                yield [window[one] for one in batch], [tokenized[one] for one in batch]
+        rest: TokenBatch = [], []  # the last batch of a window waits for the next one to fill it up
+        for window, tokenized in one_ahead((window, self._tokens_of(texts, window)) for window in windows):
+            positions, tokens, rest = rest[0] + window, rest[1] + tokenized, ([], [])
+            for batch in batches_by_length([len(one.ids) for one in tokens], most_tokens):
+                if rest[0]:
+                    yield rest
+                rest = [positions[one] for one in batch], [tokens[one] for one in batch]
+        if rest[0]:
+            yield rest
 
-    def _vectors(self, tokens: Sequence[TokenizedText], pool_factor: int) -> list[NDArray[np.float32]]:
-        """The vectors of a batch. A GPU pools them itself: scipy would take many times as long as it encodes."""
-        if self.device.type != "cpu":
-            return halving(lambda some: self._model.vectors(some, pool_factor), tokens)
-        vectors = halving(self._model.vectors, tokens)
-        return pool_batch(vectors, pool_factor, protected=self.protected) if pool_factor > 1 else vectors
+    def _overlapped(self, batches: Iterator[TokenBatch], pool_factor: int) -> Iterator[Batch]:
+        """Each batch is on the device before those in front of it are here, so that the device never waits.
+
+        The thread only waits and copies, which needs no lock of Python's: one that ran the model would share the lock
+        with the caller for each of its hundreds of calls.
+        """
+        with ThreadPoolExecutor(1, "fetch") as thread:
+            coming: deque[Future[Batch]] = deque()
+            for one in batches:
+                coming.append(thread.submit(self._fetched, self._started(one, pool_factor)))
+                if len(coming) > _BATCHES_AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+
+    def _started(self, batch: TokenBatch, pool_factor: int) -> StartedBatch:
+        """A batch on its way through the model, in parts where memory has no room for it as one.
+
+        A GPU pools it there: scipy would take many times as long as it encodes.
+        """
+        positions, tokens = batch
+        factor = 1 if self.device.type == "cpu" else pool_factor
+        parts = halving(lambda some: [self._model.start(some, factor)], tokens)
+        return positions, parts, pool_factor // factor
+
+    def _fetched(self, batch: StartedBatch) -> Batch:
+        positions, parts, pool_factor = batch
+        vectors = [one for part in parts for one in part.vectors()]
+        if pool_factor > 1:
+            vectors = pool_batch(vectors, pool_factor, protected=self.protected)
+        return list(zip(positions, vectors, strict=True))
 
     def encode_query(self, text: str) -> NDArray[np.float32]:
         """The vectors of a query: float32 [Q, D], as in `encode_queries`."""
@@ -99,8 +131,7 @@ class Encoder:
         tokenized = self._queries.tokenize(texts)
         found: dict[int, NDArray[np.float32]] = {}
         for batch in batches_by_length([len(one.ids) for one in tokenized], BATCH_TOKENS[self.device.type]):
-            vectors = halving(self._model.vectors, [tokenized[one] for one in batch])
-            found |= dict(zip(batch, vectors, strict=True))
+            found |= dict(self._fetched(self._started((batch, [tokenized[one] for one in batch]), 1)))
         if self._has_whole:
             for own in found.values():
                 own[0] *= WHOLE_WEIGHT * (len(own) - 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class SideTokenizer:
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
         """The tokens of each text."""
-        return [self._tokenized(one.ids) for one in self._tokenizer.encode_batch_fast(list(map(self._read, texts)))]
+        return self._tokenized([one.ids for one in self._tokenizer.encode_batch_fast(list(map(self._read, texts)))])
 
     def kept_tokens(self, text: str) -> list[Token]:
         """The tokens of a text whose vectors are kept, in the order of the vectors."""
@@ -77,7 +78,7 @@ class SideTokenizer:
         own = [span and (max(span[0] - shift, 0), span[1] - shift) for span in spans]
         if self._marker is not None:
             own = [*own[:1], None, *own[1:]]
-        made = self._tokenized(encoded.ids)
+        (made,) = self._tokenized([encoded.ids])
         own += [None] * (len(made.ids) - len(own))
         spelled = [self._tokenizer.id_to_token(one) or "" for one in made.ids.tolist()]
         return [Token(*one) for one, kept in zip(zip(spelled, own, strict=True), made.kept, strict=True) if kept]
@@ -86,7 +87,27 @@ class SideTokenizer:
         text = self._side.prompt + text
         return well_formed(text.strip() if self._side.strip else text)
 
-    def _tokenized(self, ids: list[int]) -> TokenizedText:
+    def _tokenized(self, texts: Sequence[list[int]]) -> list[TokenizedText]:
+        """Texts as the tokenizer has them, all at once: arrays of one text cost more than they hold."""
+        if not texts:
+            return []
+        framed = [self._framed(ids) for ids in texts]
+        together = np.fromiter(chain.from_iterable(ids for ids, _ in framed), np.int64)
+        if self._padding is not None and self._filling is not None:
+            together[together == self._padding] = self._filling
+        kept = ~np.isin(together, self._dropped)
+        ends = np.cumsum([len(ids) for ids, _ in framed])
+        spans = list(pairwise([0, *ends.tolist()]))
+        # A text of nothing but dropped tokens keeps them all: something must stand for it.
+        for none in np.flatnonzero(~np.logical_or.reduceat(kept, [start for start, _ in spans])).tolist():
+            kept[slice(*spans[none])] = True
+        return [
+            TokenizedText(together[start:end], attended, kept[start:end])
+            for (start, end), (_, attended) in zip(spans, framed, strict=True)
+        ]
+
+    def _framed(self, ids: list[int]) -> tuple[list[int], int]:
+        """The tokens with the side's marker and expansion, and how many of them are attended to."""
         ids = ids or [0]  # a tokenizer without markers makes nothing of an empty text
         if self._marker is not None:
             ids = [*ids[:1], self._marker, *ids[1:]]
@@ -94,12 +115,7 @@ class SideTokenizer:
         if expansion is not None and self._filling is not None and attended < expansion.length:
             ids = ids + [self._filling] * (expansion.length - attended)
             attended = len(ids) if expansion.attend else attended
-        array = np.array(ids, np.int64)
-        if self._padding is not None and self._filling is not None:
-            array[array == self._padding] = self._filling
-        kept = ~np.isin(array, self._dropped)
-        # A text of nothing but dropped tokens keeps them all: something must stand for it.
-        return TokenizedText(array, attended, kept if kept.any() else np.ones(len(array), bool))
+        return ids, attended
 
     def _plain_ids(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)

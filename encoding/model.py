@@ -66,11 +66,15 @@ class TokenModel:
                 "Use the files as the model's package saved them."
             ) from error
 
-    @torch.inference_mode()
-    def vectors(self, texts: Sequence[TokenizedText], pool_factor: int = 1) -> list[NDArray[np.float32]]:
-        """The vectors of each text, float32 [vectors, D], from one pass: the whole text's first, if there is one.
+    def vectors(self, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
+        """The vectors of each text, float32 [vectors, D], from one pass: the whole text's first, if there is one."""
+        return self.start(texts).vectors()
 
-        Above a `pool_factor` of 1 the tokens' vectors are pooled, on the device.
+    @torch.inference_mode()
+    def start(self, texts: Sequence[TokenizedText], pool_factor: int = 1) -> StartedVectors:
+        """Give a pass to the device, and do not wait for what `vectors` says.
+
+        Above a `pool_factor` of 1 the tokens' vectors are pooled, on the device; that waits.
         """
         ids, attended, kept = _padded(texts)
         if int(ids.max()) >= self._vocabulary:  # on a GPU it would be the end of the process
@@ -79,41 +83,85 @@ class TokenModel:
                 f"{self._vocabulary} tokens. Use the tokenizer that was saved with the model."
             )
         # Without a mask attention takes its quickest road, and texts of one length need none.
-        mask = None if attended.all() else attended.long().to(self.device)
-        states = self._transformer(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
-        rows, counts = self._unit(states[kept.to(self.device)]), [int(one.kept.sum()) for one in texts]
+        mask = None if attended.all() else self._sent(attended.astype(np.int64))
+        states = self._transformer(input_ids=self._sent(ids), attention_mask=mask).last_hidden_state
+        rows = self._unit(states.flatten(0, 1)[self._sent(np.flatnonzero(kept))])
+        counts = kept.sum(axis=1).tolist()
         if pool_factor > 1:
             rows, counts = pool_rows(rows, counts, pool_factor, protected=self._markers)
-        found = rows.cpu().numpy()
-        if not np.isfinite(found).all():
-            raise InputError(
-                f"encoder: {self._folder} makes vectors that are not numbers (NaN or infinity) of some text. Its "
-                "weights are damaged, or too large for the precision of this device."
-            )
-        tokens = np.split(found, np.cumsum(counts)[:-1])
-        if self._whole is None:
-            return tokens
+        if self._whole is not None:
+            rows = torch.cat([self._unit(self._wholes(states, attended)), rows])[self._sent(_wholes_first(counts))]
+            counts = [count + 1 for count in counts]
+        return StartedVectors(rows, counts, self._folder)
+
+    def _wholes(self, states: torch.Tensor, attended: NDArray[np.bool_]) -> torch.Tensor:
+        """A state of each whole text, float32 [texts, hidden]."""
         if self._whole == "cls":
-            wholes = states[:, 0]
-        else:
-            weights = attended.to(self.device, torch.float32)[:, :, None]
-            wholes = (states.float() * weights).sum(1) / weights.sum(1)
-        return [np.concatenate(pair) for pair in zip(self._unit(wholes).cpu().numpy()[:, None], tokens, strict=True)]
+            return states[:, 0].float()
+        weights = self._sent(attended.astype(np.float32))[:, :, None]
+        return (states.float() * weights).sum(1) / weights.sum(1)
+
+    def _sent(self, array: NDArray[np.generic]) -> torch.Tensor:
+        """An array on the device. From pinned memory, because a copy from other memory waits for the work before it."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _unit(self, states: torch.Tensor) -> torch.Tensor:
         """States [n, hidden] projected and made unit vectors, float32 [n, D]."""
         return torch.nn.functional.normalize(self._projections(states.float()), dim=-1)
 
 
-def _padded(texts: Sequence[TokenizedText]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+class StartedVectors:
+    """Vectors that a device is at work on, on their way to the processor's memory."""
+
+    def __init__(self, rows: torch.Tensor, counts: Sequence[int], folder: Path) -> None:
+        """rows: float32 [n, D] of all texts, one below the other. counts: how many are each one's."""
+        self._counts, self._folder = counts, folder
+        self._rows, self._finite = _on_the_way(rows), _on_the_way(torch.isfinite(rows).all())
+        self._arrived = torch.cuda.Event() if rows.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def vectors(self) -> list[NDArray[np.float32]]:
+        """The vectors of each text, float32 [vectors, D], once they are here.
+
+        Raises InputError when one is not finite.
+        """
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        if not self._finite:
+            raise InputError(
+                f"encoder: {self._folder} makes vectors that are not numbers (NaN or infinity) of some text. Its "
+                "weights are damaged, or too large for the precision of this device."
+            )
+        # Pinned memory is scarce, and goes back at once.
+        found = self._rows.numpy() if self._arrived is None else self._rows.numpy().copy()
+        return np.split(found, np.cumsum(self._counts)[:-1])
+
+
+def _on_the_way(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in the processor's memory, which may not be complete yet; what is there already, as it is."""
+    if not tensor.is_cuda:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def _wholes_first(counts: Sequence[int]) -> NDArray[np.int64]:
+    """Where each text's vectors are, the whole text's first, if those of all whole texts precede those of tokens."""
+    texts = len(counts)
+    starts = np.cumsum([0, *counts[:-1]])
+    return np.insert(np.arange(texts, texts + sum(counts)), starts, np.arange(texts))
+
+
+def _padded(texts: Sequence[TokenizedText]) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Token ids int64, and which of them are attended to and kept, bool: all [texts, longest]."""
-    shape = (len(texts), max(len(one.ids) for one in texts))
-    ids, attended, kept = np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, bool)
-    for row, one in enumerate(texts):
-        ids[row, : len(one.ids)] = one.ids
-        attended[row, : one.attended] = True
-        kept[row, : len(one.ids)] = one.kept
-    return torch.from_numpy(ids), torch.from_numpy(attended), torch.from_numpy(kept)
+    lengths = np.array([len(one.ids) for one in texts])
+    place = np.arange(lengths.max())
+    there = place < lengths[:, None]
+    ids, kept = np.zeros(there.shape, np.int64), np.zeros(there.shape, bool)
+    ids[there] = np.concatenate([one.ids for one in texts])
+    kept[there] = np.concatenate([one.kept for one in texts])
+    return ids, place < np.array([one.attended for one in texts])[:, None], kept
 
 
 def _load_transformer(layout: Layout, dtype: torch.dtype) -> torch.nn.Module:

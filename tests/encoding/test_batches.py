@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from encoding.batches import batches_by_length, halving, one_ahead, windows_by_length
 from encoding.encoder import Encoder
 from encoding.inputs import TokenizedText
-from encoding.model import TokenModel
+from encoding.model import StartedVectors, TokenModel
 from index_format.errors import InputError
 
 TEXTS = [f"{'copper ' * (1 + 7 * number % 12)}{number}" for number in range(12)]
@@ -59,7 +59,7 @@ def test_the_next_result_is_computed_while_the_caller_has_the_last() -> None:
         started[number].set()
         return number, threading.get_ident()
 
-    results = one_ahead(work, range(4))
+    results = one_ahead(work(number) for number in range(4))
     first = next(results)
     assert first[0] == 0
     assert started[1].wait(10)
@@ -75,7 +75,7 @@ def test_an_error_of_the_work_ahead_reaches_the_caller() -> None:
         return 1 // number
 
     with pytest.raises(ZeroDivisionError):
-        list(one_ahead(work, [1, 0, 1]))
+        list(one_ahead(work(number) for number in [1, 0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -104,15 +104,15 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_no_text_is_skipped(
     """A model with room for three texts gives the vectors that it would give with room for all."""
     wanted = _encode_all(encoder)
     sizes = []
-    forward = TokenModel.vectors
+    start = TokenModel.start
 
-    def little_memory(self: TokenModel, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
+    def little_memory(self: TokenModel, texts: Sequence[TokenizedText], pool_factor: int) -> StartedVectors:
         sizes.append(len(texts))
         if len(texts) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(self, texts)
+        return start(self, texts, pool_factor)
 
-    monkeypatch.setattr(TokenModel, "vectors", little_memory)
+    monkeypatch.setattr(TokenModel, "start", little_memory)
     found = _encode_all(encoder)
     assert max(sizes) > 3
     for ours, one in zip(found, wanted, strict=True):

@@ -129,17 +129,28 @@ def test_a_batch_ahead_changes_no_vector(encoder: Encoder, monkeypatch: pytest.M
         np.testing.assert_allclose(ahead[at], vectors, atol=1e-5)
 
 
+def test_only_the_last_batch_has_room_for_another_text(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are tokenised some at a time, and a batch that begins with the last of them is filled from the next."""
+    monkeypatch.setitem(BATCH_TOKENS, "cpu", 64)
+    texts = [f"one{' more' * (number % 9)}" for number in range(400)]
+    batches = list(encoder.batches(texts))
+    assert sorted(position for positions, _ in batches for position in positions) == list(range(400))
+    longest = [max(len(one.ids) for one in tokens) for _, tokens in batches]
+    full = [(len(tokens) + 1) * longest[place + 1] > 64 for place, (_, tokens) in enumerate(batches[:-1])]
+    assert len(full) > 20
+    assert all(full)
+
+
 def test_what_goes_wrong_a_batch_ahead_reaches_the_caller(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Instead of the batch that it went wrong with."""
+    """Also where another batch is under way before it."""
     monkeypatch.setattr(encoder, "device", torch.device("cuda"))
     monkeypatch.setitem(BATCH_TOKENS, "cuda", 16)
     given = iter([True, False])
-    encode = encoder._model.vectors
-    monkeypatch.setattr(encoder._model, "vectors", lambda *some: encode(*some) if next(given) else 1 / 0)
-    batches = encoder.encode(TEXTS[:3])
-    assert next(batches)
+    start = encoder._model.start
+    monkeypatch.setattr(encoder._model, "start", lambda *some: start(*some) if next(given) else 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        next(batches)
+        list(encoder.encode(TEXTS[:3]))
+    assert not list(given)
 
 
 def test_no_texts_make_no_batches(encoder: Encoder) -> None:
