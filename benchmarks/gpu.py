@@ -36,7 +36,7 @@ from benchmarks.results import default_output, save
 from index_format.codebook import Codebook
 from index_format.codec import Codec
 from serving.candidates import score_candidates
-from serving.gpu.launches import SLAB, Tiling, score_all, tiling_for
+from serving.gpu.launches import Tiling, parts_for, score_all, tiling_for
 from serving.gpu.query import pack, views
 from serving.gpu.resident import Resident
 from serving.gpu.scorer import GpuScorer
@@ -145,7 +145,7 @@ def measure_rates(report: Report, _passages: int) -> Report:
     for bits, dim, length in ((4, 128, 100), (2, 128, 100), (8, 128, 100), (4, 384, 150)):
         resident = drawn_on_device(RATED_PASSAGES, length, bits=bits, dim=dim, centroids=1024)
         chosen, targeted = tiling_for(resident), (bits, dim) == (4, 128)
-        others = itertools.product((32, 64, 128), (2, 4, 8), (chosen.programs // 2, chosen.programs * 2))
+        others = itertools.product((16, 32, 64), (1, 2, 4), (chosen.programs // 2, chosen.programs))
         for tiling in [chosen, *(Tiling(*one) for one in others if targeted)]:
             speed = resident.tokens / kernel_seconds(resident, tiling)
             tile = (tiling.tokens, tiling.warps, tiling.programs)
@@ -158,7 +158,7 @@ def kernel_seconds(resident: Resident, tiling: Tiling) -> float:
     """Seconds of the device for scoring all passages."""
     lanes = views(torch.from_numpy(pack_random(resident)).to(resident.device), resident.dim)
     found, totals = (torch.ones(resident.passages, dtype=kind, device="cuda") for kind in (torch.uint8, torch.float32))
-    parts = torch.empty(min(SLAB, resident.passages) * lanes[0].vectors, device="cuda")
+    parts = parts_for(resident, lanes[0], tiling)
     return device_seconds(lambda: score_all(resident, lanes, found, totals, parts, tiling))
 
 
@@ -232,7 +232,7 @@ class Asking:
     def candidates(self, number: int) -> None:
         """The best of a fixed number of candidates."""
         scorer = self._scorer.prepare(self._queries[number % BATCH], self._found)
-        score_candidates(scorer.approximate(), scorer.maxsim, K, first=CANDIDATES, tolerance=np.inf)
+        score_candidates(scorer.approximate(), K, first=CANDIDATES, tolerance=np.inf)
 
     def together(self, vectors: int) -> float:
         """Queries a second of a batch of `BATCH`, of so many vectors each, that share launches."""

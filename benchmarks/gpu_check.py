@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -27,14 +30,17 @@ CALLS = ("at first", "replayed")
 def check(device: torch.device, *, thorough: bool) -> int:
     """Compare scores for all bits, and for dimensions and numbers of query vectors around those of a launch.
 
-    Returns how many passages' scores were equal. Raises SystemExit at the first that differ.
+    Returns how many passages' scores were equal. Raises SystemExit at the first that differ. A GPU's kernels are
+    compiled for each case, which takes most of the time: in as many processes as there are processors.
     """
     lengths = [*AROUND_TILES, 4000, *range(1, 200)] if thorough else [1, 17, 64, 65]
     dims, counts = ((8, 96, 128, 384), (1, 32, 64, 65)) if thorough else ((24,), (3,))
-    equal = 0
-    for bits, dim, count in itertools.product((1, 2, 4, 8), dims, counts):
-        equal += _check_one(device, lengths, bits, dim, count)
-    return equal
+    cases = list(itertools.product((1, 2, 4, 8), dims, counts))
+    if device.type != "cuda":
+        return sum(_check_one(device, lengths, *case) for case in cases)
+    with ProcessPoolExecutor(min(len(cases), os.cpu_count() or 1), get_context("spawn")) as pool:
+        checked = [pool.submit(_check_one, device, lengths, *case) for case in cases]
+        return sum(one.result() for one in checked)
 
 
 def random_query(vectors: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
@@ -60,9 +66,10 @@ def _check_one(device: torch.device, lengths: list[int], bits: int, dim: int, co
             best, approximate = one.best(len(lengths)), one.approximate()
             _refuse(best.passages, everything[found], f"{case}, best passages, {call}")
             _refuse(best.scores, expected[found], f"{case}, best scores, {call}")
-            ours, theirs = approximate.between(0, 1 << 30), rough.between(0, 1 << 30)
+            ours, theirs = approximate.score_between(0, 1 << 30), rough.score_between(0, 1 << 30)
             _refuse(ours[0], theirs[0], f"{case}, passages with approximate scores, {call}")
             _refuse(ours[1], theirs[1], f"{case}, approximate scores, {call}")
+            _refuse(ours[2], expected[found], f"{case}, scores of candidates, {call}")
             if count > 1 and scorer.sharing([1, count - 1]) == [range(2)]:
                 parts = query[:1], query[1:]
                 for part, several in zip(parts, scorer.best_of_several(parts, found, len(lengths)), strict=True):

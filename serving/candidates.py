@@ -25,6 +25,10 @@ _WHOLE_SHARE = 0.5  # when more than this share is wanted, all are scored: the o
 _LEAST_SPREAD = 1e-6
 
 Score = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""Exact scores float32 [n] of passages int64 [n], ascending."""
+
+Found = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
+"""Passages int64 [n] ascending, their approximate scores int32 [n] and their exact ones float32 [n]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +49,37 @@ class Approximate(Protocol):
     @property
     def histogram(self) -> NDArray[np.int64]: ...
 
-    def between(self, floor: int, ceiling: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The passages with a score from `floor` to `ceiling` - 1, int64 [n] ascending, and these, int32 [n]."""
+    def score_between(self, floor: int, ceiling: int) -> Found:
+        """The passages with an approximate score from `floor` to `ceiling` - 1, with their exact scores."""
         ...
 
 
 @dataclass(frozen=True)
 class ApproximateScores:
-    """Approximate scores in an array, int32 [P], negative for passages that may not be found."""
+    """Approximate scores in an array, int32 [P], negative for passages that may not be found.
+
+    score: gives the exact ones.
+    """
 
     scores: NDArray[np.int32]
+    score: Score
 
     @cached_property
     def histogram(self) -> NDArray[np.int64]:
         """How many passages have each score."""
         return np.bincount(self.scores[self.scores >= 0])
 
-    def between(self, floor: int, ceiling: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The passages with a score from `floor` to `ceiling` - 1, and these."""
+    def score_between(self, floor: int, ceiling: int) -> Found:
+        """The passages with an approximate score from `floor` to `ceiling` - 1, with their exact scores."""
         passages = np.flatnonzero((self.scores >= floor) & (self.scores < ceiling))
-        return passages, self.scores[passages]
+        return passages, self.scores[passages], self.score(passages)
 
 
-def score_candidates(approximate: Approximate, score: Score, k: int, *, first: int, tolerance: float) -> Scored:
+def score_candidates(approximate: Approximate, k: int, *, first: int, tolerance: float) -> Scored:
     """Exact scores of the candidates for the best `k`.
 
-    approximate: of the passages that may be found. score: exact scores of passages in ascending order.
-    first: how many passages are scored at first. tolerance: how many of the best k may be expected to be
-    missed, as a share of k.
+    approximate: of the passages that may be found. first: how many passages are scored at first.
+    tolerance: how many of the best k may be expected to be missed, as a share of k.
     """
     histogram = approximate.histogram
     at_least = np.cumsum(histogram[::-1])[::-1]  # passages with this approximate score or a higher one
@@ -85,10 +92,10 @@ def score_candidates(approximate: Approximate, score: Score, k: int, *, first: i
             wanted = total
         # All that tie with the last one stay: which of them came first would depend on the segments.
         floor = int(np.searchsorted(-at_least, -wanted, side="right")) - 1 if wanted else ceiling
-        fresh, fresh_rough = approximate.between(floor, ceiling)
-        taken, rough = _merge(taken, rough, Scored(fresh, score(fresh), len(fresh)), fresh_rough)
+        passages, fresh_rough, scores = approximate.score_between(floor, ceiling)
+        taken, rough = _merge(taken, rough, Scored(passages, scores, len(passages)), fresh_rough)
         ceiling = floor
-        if len(taken.passages) >= total or len(taken.passages) <= k:
+        if len(taken.passages) >= total or len(taken.passages) <= k or tolerance == np.inf:
             return taken
         missed = _expected_beyond(histogram[:ceiling], rough, taken.scores, k)
         if missed <= tolerance * k:

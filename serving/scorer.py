@@ -118,10 +118,10 @@ class CpuQueryScorer:
         passages = np.flatnonzero(self._found)
         return Scored(passages, self.maxsim(passages), len(passages))
 
-    def approximate(self) -> Approximate:
+    def approximate(self) -> ApproximateScores:
         """The approximate score of every passage that may be found."""
         scores = approximate_scores(self._query, self._table, self._centroids, self._found, threads=self._threads)
-        return ApproximateScores(scores)
+        return ApproximateScores(scores, self.maxsim)
 
     def maxsim(self, passages: NDArray[np.int64]) -> NDArray[np.float32]:
         """MaxSim of some passages, int64 [n] ascending: float32 [n]."""

@@ -134,7 +134,7 @@ def rank(
         scored = prepared.best(k)
     else:
         first, tolerance = (candidates, np.inf) if candidates else (max(FIRST, FIRST_PER_HIT * k), TOLERANCE[recall])
-        scored = score_candidates(prepared.approximate(), prepared.maxsim, k, first=first, tolerance=tolerance)
+        scored = score_candidates(prepared.approximate(), k, first=first, tolerance=tolerance)
     passages, scores = best_of(snapshot, scored, k)
     return Ranking(passages, scores, scored.count)
 

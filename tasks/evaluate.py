@@ -17,9 +17,9 @@ from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.npz import forget
 from index_format.segment import Codes
-from serving.candidates import Approximate, Scored
+from serving.candidates import ApproximateScores, Scored
 from serving.hybrid import Fusion, rank_hybrid, rank_words
-from serving.scorer import EXHAUSTIVE_BYTES, CpuScorer, QueryScorer
+from serving.scorer import EXHAUSTIVE_BYTES, CpuQueryScorer
 from serving.search import Ranking, Recall, rank
 from serving.snapshot import Snapshot, open_snapshot
 from tasks.device import gpu_claimed
@@ -181,7 +181,7 @@ def sample_queries(snapshot: Snapshot, count: int) -> list[NDArray[np.float32]]:
 def _rank(snapshot: Snapshot, vectors: NDArray[np.float32], recall: Recall, k: int) -> Ranking:
     found = snapshot.everything.mask
     prepared = snapshot.scorer.prepare(vectors, found, threads=_THREADS)
-    if isinstance(snapshot.scorer, CpuScorer):  # the codes that a GPU reads are not in this process's memory
+    if isinstance(prepared, CpuQueryScorer):  # the codes that a GPU reads are not in this process's memory
         prepared = _SparingScorer(snapshot, prepared, found)
     return rank(snapshot, vectors, k, recall=recall, prepared=prepared)
 
@@ -194,18 +194,18 @@ class _SparingScorer:
     """
 
     _snapshot: Snapshot
-    _scorer: QueryScorer
+    _scorer: CpuQueryScorer
     _found: NDArray[np.bool_]
 
     def best(self, k: int) -> Scored:  # noqa: ARG002  # all are scored, and the search itself takes the best
         passages = np.flatnonzero(self._found)
         return Scored(passages, self.maxsim(passages), len(passages))
 
-    def approximate(self) -> Approximate:
+    def approximate(self) -> ApproximateScores:
         approximate = self._scorer.approximate()
         for segment in self._snapshot.segments:
             forget(segment.centroids.ids)
-        return approximate
+        return ApproximateScores(approximate.scores, self.maxsim)
 
     def maxsim(self, passages: NDArray[np.int64]) -> NDArray[np.float32]:
         firsts = self._snapshot.first_passages

@@ -14,16 +14,18 @@ from serving.gpu.resident import Resident
 EXACT = {"enable_fp_fusion": False}
 """For every launch: a fused multiply-add rounds once where SPEC §6.2 asks for two roundings."""
 
-SLAB = 1 << 18  # passages whose parts are held at once: 32 MiB for 32 query vectors, which stay in the L2 cache
-_LONGEST_TILE = 64
-_SHORTEST_TILE = 16
-_PASSAGES = 256  # of one program that only adds or counts
-_CENTROIDS = 64
-_OUTLIERS = 64
-_IDS = 32
+_RUN = 8  # neighbouring passages that a program scores one after the other
+_SHORT_TILE = 16
+_LONG_TILE = 32
+_LONG_DIM = 128  # beyond it, reading the query again for each tile costs more than a tile's empty end
+_COUNTED = 256  # passages of one program that only counts
+_HISTOGRAMS = 32
+_ROWS = 32  # centroids or outliers of one tile
+_SCANNED = 8  # passages of one program that reads bytes
+_SCANNED_ROWS = 4  # of each at once: with the passages, as many as a warp has threads
 _LEAST_BYTES = 32  # what a product of bytes takes at once
 _MOST_BYTES = 64
-_PROGRAMS = 16  # on each multiprocessor: enough to hide the latency of memory
+_PROGRAMS = 32  # on each multiprocessor, twice as many as run at once: short ones make room for others
 _INTERPRETED_PROGRAMS = 3
 
 
@@ -37,12 +39,9 @@ class Tiling:
 
 
 def tiling_for(resident: Resident) -> Tiling:
-    """Tiles that fit the passages' mean length, and as many programs as keep a device busy."""
-    mean = resident.tokens / max(1, resident.passages)
-    tokens = _SHORTEST_TILE
-    while tokens < min(mean, _LONGEST_TILE):
-        tokens *= 2
-    return Tiling(tokens, warps=4 if tokens >= _LONGEST_TILE else 2, programs=_programs(resident.device))
+    """One warp for a passage, and short tiles, which leave little empty at its end (measured on an H200)."""
+    tokens = _SHORT_TILE if resident.dim <= _LONG_DIM else _LONG_TILE
+    return Tiling(tokens, warps=1, programs=_programs(resident.device))
 
 
 def _programs(device: torch.device) -> int:
@@ -56,6 +55,12 @@ def chunk_bytes(row_bytes: int) -> int:
     return _LEAST_BYTES if row_bytes <= _LEAST_BYTES or row_bytes % _MOST_BYTES else _MOST_BYTES
 
 
+def parts_for(resident: Resident, lanes: LanesOnDevice, tiling: Tiling | None = None) -> Tensor:
+    """Scratch for a pass over all passages: float32, the parts of the passages at work at once."""
+    programs = (tiling or tiling_for(resident)).programs
+    return torch.empty(programs * _RUN * lanes.vectors, dtype=torch.float32, device=resident.device)
+
+
 def score_all(
     resident: Resident,
     lanes: list[LanesOnDevice],
@@ -66,25 +71,19 @@ def score_all(
 ) -> None:
     """MaxSim of every passage that may be found, in `totals` float32 [P]; -inf for the others.
 
-    found: uint8 [P]. parts: float32, scratch of at least min(P, SLAB) times the widest lanes. tiling: another than
-    `tiling_for` chooses, to measure it.
+    found: uint8 [P]. parts: as `parts_for` gives. tiling: another than `tiling_for` chooses, to measure it.
     """
-    tiling = tiling or tiling_for(resident)
-    for first in range(0, resident.passages, SLAB):
-        count = min(SLAB, resident.passages - first)
-        for number, own in enumerate(lanes):
-            _score(resident, tiling, own, None, first, count, found, totals, parts, added=number > 0)
+    for number, own in enumerate(lanes):
+        _score(resident, own, None, found, totals, parts, tiling or tiling_for(resident), added=number > 0)
 
 
 def score_chosen(resident: Resident, lanes: list[LanesOnDevice], chosen: Tensor) -> Tensor:
     """MaxSim of some passages, int64 [n]: float32 [n]."""
     tiling = tiling_for(resident)
     totals = torch.empty(len(chosen), dtype=torch.float32, device=resident.device)
-    parts = torch.empty(min(len(chosen), SLAB) * lanes[0].vectors, dtype=torch.float32, device=resident.device)
-    for first in range(0, len(chosen), SLAB):
-        own = chosen[first : first + SLAB]
-        for number, one in enumerate(lanes):
-            _score(resident, tiling, one, own, 0, len(own), None, totals[first : first + SLAB], parts, added=number > 0)
+    parts = torch.empty(tiling.programs * lanes[0].vectors, dtype=torch.float32, device=resident.device)
+    for number, own in enumerate(lanes):
+        _score(resident, own, chosen, None, totals, parts, tiling, added=number > 0)
     return totals
 
 
@@ -95,74 +94,71 @@ def score_all_of_several(
 
     edges: int32 [queries + 1], each query's first lane, and one past the last.
     """
-    tiling = tiling_for(resident)
-    for first in range(0, resident.passages, SLAB):
-        count = min(SLAB, resident.passages - first)
-        _write_parts(resident, tiling, lanes, None, first, count, found, parts)
-        kernels.sum_parts_by_query[(-(-count // _PASSAGES), len(totals))](
-            parts, edges, first, count, found, totals, resident.passages,
-            VECTORS=lanes.vectors, PASSAGES=_PASSAGES, **EXACT,
-        )  # fmt: skip
+    _score(resident, lanes, None, found, totals, parts, tiling_for(resident), edges=edges)
 
 
 def _score(
-    resident: Resident, tiling: Tiling, lanes: LanesOnDevice, chosen: Tensor | None, first: int, count: int,
-    found: Tensor | None, totals: Tensor, parts: Tensor, *, added: bool,
+    resident: Resident, lanes: LanesOnDevice, chosen: Tensor | None, found: Tensor | None, totals: Tensor,
+    parts: Tensor, tiling: Tiling, *, added: bool = False, edges: Tensor | None = None,
 ) -> None:  # fmt: skip
-    _write_parts(resident, tiling, lanes, chosen, first, count, found, parts)
-    kernels.sum_parts[(-(-count // _PASSAGES),)](
-        parts, first, count, found, totals,
-        LISTED=chosen is not None, ADDED=added, VECTORS=lanes.vectors, PASSAGES=_PASSAGES, **EXACT,
-    )  # fmt: skip
-
-
-def _write_parts(
-    resident: Resident, tiling: Tiling, lanes: LanesOnDevice, chosen: Tensor | None, first: int, count: int,
-    found: Tensor | None, parts: Tensor,
-) -> None:  # fmt: skip
-    kernels.maxsim[(min(count, tiling.programs),)](
-        chosen, first, count, found, resident.segments, resident.segment_of,
+    count, run = (resident.passages, _RUN) if chosen is None else (len(chosen), 1)
+    kernels.maxsim[(min(-(-count // run), tiling.programs),)](
+        chosen, count, found, resident.segments, resident.segment_of,
         lanes.levels, lanes.corrections, lanes.scales, lanes.offsets, parts,
-        LISTED=chosen is not None, BITS=resident.bits, DIM=resident.dim, VECTORS=lanes.vectors, TOKENS=tiling.tokens,
-        BYTES=chunk_bytes(resident.dim * resident.bits // 8), num_warps=tiling.warps, **EXACT,
+        edges, len(totals), totals, resident.passages,
+        LISTED=chosen is not None, ADDED=added, SEVERAL=edges is not None, BITS=resident.bits, DIM=resident.dim,
+        VECTORS=lanes.vectors, TOKENS=tiling.tokens, BYTES=chunk_bytes(resident.dim * resident.bits // 8), RUN=run,
+        num_warps=tiling.warps, **EXACT,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Approximations:
-    """sums: int32 [P], -1 for passages that may not be found. histogram: int32, how many have each sum."""
+    """sums: int32 [P], -1 for passages that may not be found. histogram: int64, how many have each sum.
+
+    histograms: int32 [copies, sums], scratch.
+    """
 
     sums: Tensor
     histogram: Tensor
+    histograms: Tensor
+
+    @staticmethod
+    def of(resident: Resident, most: int) -> Approximations:
+        """Room for sums up to `most`."""
+        sums = torch.empty(resident.passages, dtype=torch.int32, device=resident.device)
+        histogram = torch.empty(most + 1, dtype=torch.int64, device=resident.device)
+        return Approximations(
+            sums, histogram, torch.empty((_HISTOGRAMS, most + 1), dtype=torch.int32, device=sums.device)
+        )
 
 
 def approximate(resident: Resident, lanes: list[LanesOnDevice], found: Tensor, result: Approximations) -> None:
     """Fill in the approximate score of every passage that may be found, as `serving.scoring` defines it."""
     for number, own in enumerate(lanes):
-        table, outliers = _centroid_table(resident, own), _outlier_bytes(resident, own)
-        kernels.scan[(min(resident.passages, 2 * _programs(resident.device)),)](
+        table, outliers = _centroid_bytes(resident, own), _outlier_bytes(resident, own)
+        kernels.scan[(-(-resident.passages // _SCANNED),)](
             resident.passages, found, resident.segments, resident.segment_of, len(table), table, outliers, result.sums,
-            ADDED=number > 0, WIDE=resident.id_bytes == 4, VECTORS=own.vectors, IDS=_IDS, num_warps=1, **EXACT,
+            ADDED=number > 0, WIDE=resident.id_bytes == 4, VECTORS=own.vectors, PASSAGES=_SCANNED, ROWS=_SCANNED_ROWS,
+            num_warps=1, **EXACT,
         )  # fmt: skip
-    result.histogram.zero_()
-    kernels.count_sums[(-(-resident.passages // _PASSAGES),)](
-        resident.passages, result.sums, result.histogram, PASSAGES=_PASSAGES, **EXACT
-    )
+    result.histograms.zero_()
+    kernels.count_sums[(-(-resident.passages // _COUNTED),)](
+        resident.passages, result.sums, result.histograms,
+        BINS=result.histograms.shape[1], COPIES=_HISTOGRAMS, PASSAGES=_COUNTED, **EXACT,
+    )  # fmt: skip
+    torch.sum(result.histograms, 0, out=result.histogram)
 
 
-def _centroid_table(resident: Resident, lanes: LanesOnDevice) -> Tensor:
+def _centroid_bytes(resident: Resident, lanes: LanesOnDevice) -> Tensor:
     """The byte of each centroid: uint8 [C, vectors]."""
     count = len(resident.centroid_scales)
-    values = torch.empty((count, lanes.vectors), dtype=torch.float32, device=resident.device)
-    kernels.centroid_values[(-(-count // _CENTROIDS),)](
+    table = torch.empty((count, lanes.vectors), dtype=torch.uint8, device=resident.device)
+    kernels.centroid_bytes[(min(-(-count // _ROWS), _programs(resident.device)),)](
         count, resident.centroid_codes, resident.centroid_scales,
-        lanes.levels, lanes.centroid_corrections, lanes.scales, values,
-        DIM=resident.dim, VECTORS=lanes.vectors, CENTROIDS=_CENTROIDS, BYTES=chunk_bytes(resident.dim), **EXACT,
+        lanes.levels, lanes.centroid_corrections, lanes.scales, lanes.floors, lanes.steps, table,
+        DIM=resident.dim, VECTORS=lanes.vectors, ROWS=_ROWS, BYTES=chunk_bytes(resident.dim), num_warps=1, **EXACT,
     )  # fmt: skip
-    table = torch.empty(values.shape, dtype=torch.uint8, device=resident.device)
-    kernels.round_table[(-(-count // _CENTROIDS),)](
-        count, values, lanes.floors, lanes.steps, table, VECTORS=lanes.vectors, CENTROIDS=_CENTROIDS, **EXACT
-    )
     return table
 
 
@@ -171,10 +167,10 @@ def _outlier_bytes(resident: Resident, lanes: LanesOnDevice) -> Tensor:
     count = len(resident.outlier_segment_of)
     outliers = torch.empty((count, lanes.vectors), dtype=torch.uint8, device=resident.device)
     if count:
-        kernels.outlier_bytes[(-(-count // _OUTLIERS),)](
+        kernels.outlier_bytes[(min(-(-count // _ROWS), _programs(resident.device)),)](
             count, resident.segments, resident.outlier_segment_of,
             lanes.levels, lanes.corrections, lanes.scales, lanes.offsets, lanes.floors, lanes.steps, outliers,
-            BITS=resident.bits, DIM=resident.dim, VECTORS=lanes.vectors, OUTLIERS=_OUTLIERS,
-            BYTES=chunk_bytes(resident.dim * resident.bits // 8), **EXACT,
+            BITS=resident.bits, DIM=resident.dim, VECTORS=lanes.vectors, ROWS=_ROWS,
+            BYTES=chunk_bytes(resident.dim * resident.bits // 8), num_warps=1, **EXACT,
         )  # fmt: skip
     return outliers

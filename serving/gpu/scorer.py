@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_format.codec import Codec
-from serving.candidates import Approximate, ApproximateScores, Scored
-from serving.gpu.launches import SLAB, Approximations, approximate, score_all, score_chosen
-from serving.gpu.query import MOST_VECTORS, LanesOnDevice, bucket, pack, packed_bytes, views
+from serving.candidates import Approximate, ApproximateScores, Found, Scored
+from serving.gpu.launches import Approximations, approximate, parts_for, score_all, score_chosen
+from serving.gpu.query import MOST_VECTORS, bucket, pack, packed_bytes, views
 from serving.gpu.replay import Replay
 from serving.gpu.resident import Resident, upload
-from serving.gpu.shared import MOST_QUERIES, SharedStage
+from serving.gpu.shared import MOST_QUERIES, SharedStage, room_for_best
 from serving.scorer import QueryScorer, Recall
 from serving.scoring import CodedCentroids, Query, edges_of, join, prepare_query
 from serving.sharing import share
@@ -27,7 +27,7 @@ from serving.sharing import share
 if TYPE_CHECKING:
     from index_format.segment import SegmentReader
 
-_MOST_HITS = 1024  # scores that are ordered on the device to find the k-th best; serving.search.MAX_K is below it
+_MOST_HITS = 1024  # the highest scores that leave the device; serving.search.MAX_K is below it
 _MASKS = 8  # selections of passages that stay on the device
 _BYTE = 255
 _READING = 16  # what reading a passage's codes costs, in lanes that are scored: a guess, as no GPU was measured
@@ -93,14 +93,13 @@ class GpuScorer:
         joined, edges = join(prepared), edges_of(prepared)
         with self.lock:
             stage = self._shared_stage(int(edges[-1]), len(queries))
-            self.load(stage, joined, found)
+            self.load(stage, self.packed(joined), found)
             stage.edges.fill_(int(edges[-1]))  # the rows beyond the queries have no lanes
             stage.edges[: len(edges)].copy_(torch.from_numpy(edges))
-            stage.wanted.fill_(min(k, _MOST_HITS, len(found)) - 1)
             stage.score()
-            count = int(np.count_nonzero(found))
-            rows = zip(stage.scores[: len(queries)], stage.thresholds, strict=False)
-            return [_best_of_row(scores, threshold, count) for scores, threshold in rows]
+            highest, passages = (one.cpu().numpy() for one in stage.best)
+            rows = zip(stage.scores[: len(queries)], highest, passages, strict=False)
+            return [_best_of_row(*row, k, int(np.count_nonzero(found))) for row in rows]
 
     def _shared_stage(self, vectors: int, queries: int) -> SharedStage:
         shape = bucket(vectors), 1 << (queries - 1).bit_length()
@@ -115,10 +114,18 @@ class GpuScorer:
         shape = MOST_QUERIES, self.resident.passages
         return torch.empty(shape, dtype=torch.float32, device=self.resident.device)
 
-    def load(self, stage: Stage | SharedStage, query: Query, found: NDArray[np.bool_]) -> None:
-        """Bring a query, and which passages may be found, to a stage's buffers."""
-        stage.packed.copy_(torch.from_numpy(pack(query, self._centroids)))
+    def load(self, stage: Stage | SharedStage, packed: Tensor, found: NDArray[np.bool_]) -> None:
+        """Bring a packed query, and which passages may be found, to a stage's buffers."""
+        stage.packed.copy_(packed)
         stage.found.copy_(self._mask(found))
+
+    def packed(self, query: Query) -> Tensor:
+        """A query on the device, in memory of its own."""
+        return torch.from_numpy(pack(query, self._centroids)).to(self.resident.device)
+
+    def maxsim(self, packed: Tensor, passages: Tensor) -> Tensor:
+        """MaxSim of a packed query and some passages, int64 [n]: float32 [n], on the device. Call it holding `lock`."""
+        return score_chosen(self.resident, views(packed, self.resident.dim), passages)
 
     def _mask(self, found: NDArray[np.bool_]) -> Tensor:
         # By identity: a snapshot keeps its masks, and an entry keeps its array, so that no other takes its id.
@@ -130,16 +137,11 @@ class GpuScorer:
             self._masks[id(found)] = held
         return held[1]
 
-    def lanes(self, query: Query) -> list[LanesOnDevice]:
-        """A query on the device, in memory of its own."""
-        packed = torch.from_numpy(pack(query, self._centroids)).to(self.resident.device)
-        return views(packed, self.resident.dim)
-
 
 class Stage:
     """Buffers for queries of `lanes` vectors, and the work on them, recorded: it always reads and writes the same.
 
-    scores: float32 [P]. threshold: float32, the score of the last of the best `wanted` (int64, counted from 0).
+    scores: float32 [P]. best: the highest of them, and the passages that have them, [most].
     """
 
     def __init__(self, resident: Resident, lanes: int) -> None:
@@ -147,9 +149,7 @@ class Stage:
         self.packed = torch.zeros(packed_bytes(lanes, resident.dim), dtype=torch.uint8, device=device)
         self.found = torch.zeros(resident.passages, dtype=torch.uint8, device=device)
         self._lanes = views(self.packed, resident.dim)
-        self._most = min(_MOST_HITS, resident.passages)
-        self.wanted = torch.zeros(1, dtype=torch.int64, device=device)
-        self.threshold = torch.zeros(1, dtype=torch.float32, device=device)
+        self.best = room_for_best(min(_MOST_HITS, resident.passages), device)
         self.score = Replay(self._score, device)
         self.approximate = Replay(self._approximate, device)
 
@@ -159,28 +159,35 @@ class Stage:
 
     @cached_property
     def _parts(self) -> Tensor:
-        size = min(self._resident.passages, SLAB) * self._lanes[0].vectors
-        return torch.empty(size, dtype=torch.float32, device=self._resident.device)
+        return parts_for(self._resident, self._lanes[0])
 
     @cached_property
     def approximations(self) -> Approximations:
-        resident, lanes = self._resident, len(self._lanes) * self._lanes[0].vectors
-        sums = torch.empty(resident.passages, dtype=torch.int32, device=resident.device)
-        return Approximations(sums, torch.zeros(_BYTE * lanes + 1, dtype=torch.int32, device=resident.device))
+        return Approximations.of(self._resident, _BYTE * len(self._lanes) * self._lanes[0].vectors)
 
     def _score(self) -> None:
         score_all(self._resident, self._lanes, self.found, self.scores, self._parts)
-        best = torch.topk(self.scores, self._most).values
-        torch.index_select(best, 0, self.wanted, out=self.threshold)
+        torch.topk(self.scores, len(self.best[0]), sorted=False, out=self.best)
 
     def _approximate(self) -> None:
         approximate(self._resident, self._lanes, self.found, self.approximations)
 
 
-def _best_of_row(scores: Tensor, threshold: Tensor, count: int) -> Scored:
-    """The passages with a score of float32 [P] that reaches the threshold."""
-    kept = torch.nonzero((scores >= threshold) & (scores > -torch.inf)).squeeze(1)
-    return Scored(kept.cpu().numpy(), scores[kept].cpu().numpy(), count)
+def _best_of_row(
+    scores: Tensor, highest: NDArray[np.float32], passages: NDArray[np.int64], k: int, count: int
+) -> Scored:
+    """The passages with a score of float32 [P] that reaches the k-th highest. count: how many were scored.
+
+    highest: the highest scores, in no order, and the passages that have them.
+    """
+    place = len(highest) - min(k, len(highest))
+    threshold = float(np.partition(highest, place)[place])
+    if threshold > -np.inf and highest.min() >= threshold and len(highest) < len(scores):  # others may tie with it
+        kept = torch.nonzero(scores >= threshold).squeeze(1)
+        return Scored(kept.cpu().numpy(), scores[kept].cpu().numpy(), count)
+    reached = np.flatnonzero((highest >= threshold) & (highest > -np.inf))
+    order = reached[np.argsort(passages[reached])]
+    return Scored(passages[order], highest[order], count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,25 +200,27 @@ class GpuQueryScorer:
 
     def best(self, k: int) -> Scored:
         """MaxSim of every passage that may be found: the best `k`, and all that tie with the last of them."""
-        if not self._found.any():
+        count = int(np.count_nonzero(self._found))
+        if not count:
             return Scored(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)
         with self._scorer.lock:
             stage = self._scorer.stage(len(self._query.vectors))
-            self._scorer.load(stage, self._query, self._found)
-            stage.wanted.fill_(min(k, _MOST_HITS, len(self._found)) - 1)
+            self._scorer.load(stage, self._scorer.packed(self._query), self._found)
             stage.score()
-            return _best_of_row(stage.scores, stage.threshold, int(np.count_nonzero(self._found)))
+            highest, passages = (one.cpu().numpy() for one in stage.best)
+            return _best_of_row(stage.scores, highest, passages, k, count)
 
     def approximate(self) -> Approximate:
         """The approximate score of every passage that may be found."""
         if not self._found.any():
-            return ApproximateScores(np.zeros(0, np.int32))
+            return ApproximateScores(np.zeros(0, np.int32), self.maxsim)
         with self._scorer.lock:
-            stage = self._scorer.stage(len(self._query.vectors))
-            self._scorer.load(stage, self._query, self._found)
+            stage, packed = self._scorer.stage(len(self._query.vectors)), self._scorer.packed(self._query)
+            self._scorer.load(stage, packed, self._found)
             stage.approximate()
             sums = stage.approximations.sums.clone()  # the next query may come before this one's rounds are over
-            return ApproximateOnDevice(sums, stage.approximations.histogram.cpu().numpy().astype(np.int64))
+            histogram = stage.approximations.histogram.cpu().numpy()
+        return ApproximateOnDevice(self._scorer, packed, sums, histogram)
 
     def maxsim(self, passages: NDArray[np.int64]) -> NDArray[np.float32]:
         """MaxSim of some passages, int64 [n] ascending: float32 [n]."""
@@ -219,19 +228,23 @@ class GpuQueryScorer:
             return np.zeros(0, np.float32)
         with self._scorer.lock:
             chosen = torch.from_numpy(passages).to(self._scorer.resident.device)
-            scores = score_chosen(self._scorer.resident, self._scorer.lanes(self._query), chosen)
-            scored: NDArray[np.float32] = scores.cpu().numpy()
-            return scored
+            return self._scorer.maxsim(self._scorer.packed(self._query), chosen).cpu().numpy()
 
 
 @dataclass(frozen=True, slots=True)
 class ApproximateOnDevice:
     """Approximate scores that stay on the device: only their histogram and the passages asked for leave it."""
 
+    _scorer: GpuScorer
+    _packed: Tensor
     _sums: Tensor
     histogram: NDArray[np.int64]
 
-    def between(self, floor: int, ceiling: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The passages with an approximate score from `floor` to `ceiling` - 1, ascending, and those scores."""
-        passages = torch.nonzero((self._sums >= floor) & (self._sums < ceiling)).squeeze(1)
-        return passages.cpu().numpy(), self._sums[passages].cpu().numpy()
+    def score_between(self, floor: int, ceiling: int) -> Found:
+        """The passages with an approximate score from `floor` to `ceiling` - 1, with their exact scores."""
+        with self._scorer.lock:
+            passages = torch.nonzero((self._sums >= floor) & (self._sums < ceiling)).squeeze(1)
+            if not len(passages):
+                return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
+            scores = self._scorer.maxsim(self._packed, passages)
+            return passages.cpu().numpy(), self._sums[passages].cpu().numpy(), scores.cpu().numpy()

@@ -32,9 +32,9 @@ POINTERS = {
     "table": "*u8",
     "outliers": "*u8",
     "sums": "*i32",
-    "histogram": "*i32",
+    "histograms": "*i32",
 }
-TILE = {"VECTORS": 32, "TOKENS": 64, "CENTROIDS": 64, "OUTLIERS": 64, "PASSAGES": 256, "IDS": 32}
+TILE = {"VECTORS": 32, "TOKENS": 16, "ROWS": 32, "PASSAGES": 256, "RUN": 8, "BINS": 8161, "COPIES": 32}
 
 
 def compiled(name: str, **constants: object) -> dict[str, int]:
@@ -47,24 +47,24 @@ def compiled(name: str, **constants: object) -> dict[str, int]:
         (place,): [["tt.divisibility", 16]] for place, kind in enumerate(signature.values()) if kind.startswith("*")
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    ptx = triton.compile(source, target=H200, options={**EXACT, "num_warps": 4}).asm["ptx"]
+    ptx = triton.compile(source, target=H200, options={**EXACT, "num_warps": 1}).asm["ptx"]
     return {
         "fused": len(re.findall(r"\bfma\.", ptx)),
         "products": len(re.findall(r"wgmma\.mma_async|\bmma\.sync", ptx)),
+        "pieces_of_words": len(re.findall(r"\bprmt\.|\bcvt\.u16|\bbfe\.", ptx)),
         "copies_of_16_bytes": len(re.findall(r"cp\.async\.cg.*, 0x10|cp\.async\.cg.*, 16|ld\.global\.v4\.b32", ptx)),
     }
 
 
 if __name__ == "__main__":
     found = {
-        f"maxsim {bits}": compiled("maxsim", LISTED=bits == 8, BITS=bits, DIM=128, BYTES=chunk_bytes(16 * bits))
+        f"maxsim {bits}": compiled(
+            "maxsim", LISTED=bits == 8, ADDED=False, SEVERAL=bits == 2, BITS=bits, DIM=128, BYTES=chunk_bytes(16 * bits)
+        )
         for bits in (1, 2, 4, 8)
     }
-    found["sum_parts"] = compiled("sum_parts", LISTED=False, ADDED=True)
-    found["sum_parts_by_query"] = compiled("sum_parts_by_query")
-    found["centroid_values"] = compiled("centroid_values", DIM=128, BYTES=64)
+    found["centroid_bytes"] = compiled("centroid_bytes", DIM=128, BYTES=64)
     found["outlier_bytes"] = compiled("outlier_bytes", BITS=4, DIM=128, BYTES=chunk_bytes(64))
-    found["round_table"] = compiled("round_table")
-    found["scan"] = compiled("scan", ADDED=True, WIDE=True)
+    found["scan"] = compiled("scan", ADDED=True, WIDE=True, PASSAGES=8, ROWS=4)
     found["count_sums"] = compiled("count_sums")
     sys.stdout.write(json.dumps(found))

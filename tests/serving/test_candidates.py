@@ -21,7 +21,7 @@ def _choose(
         assert (np.diff(passages) > 0).all()
         return exact[passages]
 
-    return score_candidates(ApproximateScores(approximate), score, k, first=first, tolerance=tolerance)
+    return score_candidates(ApproximateScores(approximate, score), k, first=first, tolerance=tolerance)
 
 
 def _scores(noise: float, seed: int = 1) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

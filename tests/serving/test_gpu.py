@@ -144,7 +144,7 @@ def test_approximate_scores_are_those_of_the_processor(snapshot: Snapshot, count
     np.testing.assert_array_equal(np.trim_zeros(ours.histogram, "b"), theirs.histogram)
     middle = int(np.median(np.flatnonzero(theirs.histogram)))
     for span in ((0, len(ours.histogram)), (middle, middle + 1), (0, middle)):
-        for mine, wanted in zip(ours.between(*span), theirs.between(*span), strict=True):
+        for mine, wanted in zip(ours.score_between(*span), theirs.score_between(*span), strict=True):
             np.testing.assert_array_equal(mine, wanted)
 
 
@@ -156,7 +156,7 @@ def test_wide_centroid_ids_are_read_as_narrow_ones(snapshot: Snapshot) -> None:
         segment.__dict__["centroids"] = dataclasses.replace(held, ids=held.ids.astype(np.uint32))
     narrow = snapshot.scorer.prepare(_query(16), snapshot.live).approximate()
     ours = _scorer(wide).prepare(_query(16), snapshot.live).approximate()
-    np.testing.assert_array_equal(ours.between(0, 10**6)[1], narrow.between(0, 10**6)[1])
+    np.testing.assert_array_equal(ours.score_between(0, 10**6)[1], narrow.score_between(0, 10**6)[1])
 
 
 @pytest.mark.parametrize("how", [{"recall": "exact"}, {"candidates": 5}], ids=str)
@@ -210,11 +210,12 @@ def test_codes_that_do_not_fit_stay_in_host_memory_and_score_the_same(snapshot: 
     assert [scorer.exhaustive_bytes[recall] for recall in ("fast", "balanced", "exact")] == [0, 0, np.inf]
 
 
-def test_scores_do_not_depend_on_how_many_passages_a_launch_takes(
-    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("run", [1, 2, 32])
+def test_scores_do_not_depend_on_how_many_passages_a_program_takes(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch, run: int
 ) -> None:
-    """An index of more passages than one launch takes, in several; more query vectors than one takes, too."""
-    monkeypatch.setattr("serving.gpu.launches.SLAB", 7)
+    """One after the other or all at once, by few programs or many; more query vectors than one launch takes, too."""
+    monkeypatch.setattr("serving.gpu.launches._RUN", run)
     query, found = _query(16, 70), snapshot.live & (np.arange(30) % 6 != 2)
     expected = _by_definition(query, snapshot)
     scorer = _scorer(snapshot)
@@ -225,6 +226,18 @@ def test_scores_do_not_depend_on_how_many_passages_a_launch_takes(
     np.testing.assert_array_equal(best.passages, np.flatnonzero(found))
     np.testing.assert_array_equal(best.scores, expected[found])
     np.testing.assert_array_equal(_maxsim(snapshot, query), expected)
+
+
+def test_all_that_tie_with_the_last_hit_are_found(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot) -> None:
+    """More than are put in order on the device: which of them come first is decided by their documents."""
+    monkeypatch.setattr("serving.gpu.scorer._MOST_HITS", 2)
+    query, found = np.zeros((3, 16), np.float32), snapshot.live
+    for hits in (
+        _scorer(snapshot).prepare(query, found).best(2),
+        *_scorer(snapshot).best_of_several([query], found, 2),
+    ):
+        np.testing.assert_array_equal(hits.passages, np.flatnonzero(found))
+        np.testing.assert_array_equal(hits.scores, _by_definition(query, snapshot)[found])
 
 
 @pytest.mark.parametrize("counts", [[5, 3], [1, 1, 1], [12] * 5, [63, 1]], ids=str)
