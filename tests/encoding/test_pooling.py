@@ -1,12 +1,19 @@
-"""Pooling keeps fewer vectors, the same ones as PyLate."""
+"""Pooling keeps fewer vectors, the same ones as PyLate.
+
+Without a GPU Triton's interpreter runs the kernel of one.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from encoding.device_pooling import pool_rows
@@ -14,6 +21,7 @@ from encoding.encoder import Encoder
 from encoding.pooling import pool_tokens, pooled_groups
 
 GOLDEN = np.load(Path(__file__).parents[1] / "parity" / "golden" / "pooling.npz")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 POOLED = sorted(name for name in GOLDEN.files if "/" in name)
 
 
@@ -31,14 +39,54 @@ def test_pooled_vectors_are_pylates(name: str) -> None:
 @pytest.mark.parametrize("protected", [0, 1, 2])
 @pytest.mark.parametrize("factor", [2, 3, 100])
 def test_a_gpu_pools_a_batch_as_a_processor_pools_each_passage(factor: int, protected: int) -> None:
-    """Passages of all lengths together: the same vectors in the same order (here by the same steps on a processor)."""
-    passages = [GOLDEN[name] for name in GOLDEN.files if "/" not in name]
+    """Passages of many lengths together: the same vectors in the same order."""
+    passages = [GOLDEN[name] for name in ["1", "2", "3", "7", "40"]]
     passages.append(np.eye(1, 16, dtype=np.float32).repeat(5, axis=0))  # whose distances all tie
-    one_by_one = [pool_tokens(one, factor, protected=protected) for one in passages]
-    together = torch.from_numpy(np.concatenate(passages))
-    rows, counts = pool_rows(together, [len(one) for one in passages], factor, protected=protected)
-    assert counts == [len(one) for one in one_by_one]
-    np.testing.assert_allclose(rows.numpy(), np.concatenate(one_by_one), atol=1e-5)
+    _assert_a_gpu_pools_as_a_processor(passages, factor, protected)
+
+
+def test_a_gpu_pools_long_and_short_passages_in_one_batch() -> None:
+    """What stands behind a short passage in the batch is none of its own."""
+    _assert_a_gpu_pools_as_a_processor([GOLDEN["161"], GOLDEN["7"], GOLDEN["40"]], 2, 1)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 14), min_size=1, max_size=3), st.integers(2, 5))
+def test_a_gpu_pools_any_batch_as_a_processor_does(seed: int, lengths: list[int], factor: int) -> None:
+    """Vectors as they come, among which no distances tie."""
+    vectors = np.random.default_rng(seed).standard_normal((sum(lengths), 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    _assert_a_gpu_pools_as_a_processor(np.split(vectors, np.cumsum(lengths)[:-1]), factor, seed % 3)
+
+
+@settings(max_examples=30)
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 12), st.just(2)), elements=st.sampled_from([-0.5, 0.0, 0.5, 1.0])),
+    st.integers(2, 4),
+    st.integers(0, 2),
+)
+def test_a_gpu_joins_the_first_of_those_that_tie(vectors: NDArray[np.float32], factor: int, protected: int) -> None:
+    """By row and then by column of their distances, however many threads look; and no join is left out or added."""
+    pytest.importorskip("triton", reason="without it the processor pools, in whose order of ties")
+    clusters = _clusters_by_plain_steps(vectors, factor, protected)
+    wanted = [vectors[clusters == one].mean(axis=0) for one in np.unique(clusters)]
+    rows, counts = pool_rows(torch.from_numpy(vectors).to(DEVICE), [len(vectors)], factor, protected=protected)
+    assert counts == [len(wanted)]
+    np.testing.assert_array_almost_equal_nulp(rows.cpu().numpy(), np.stack(wanted))
+
+
+def test_vectors_that_are_not_numbers_end_the_joins() -> None:
+    """The model then says what is wrong; it must get that far."""
+    vectors = _unit_vectors(6)
+    vectors[2] = np.nan
+    rows, _ = pool_rows(torch.from_numpy(vectors).to(DEVICE), [6], 3, protected=0)
+    assert torch.isnan(rows).any()
+
+
+def test_without_triton_the_processor_pools_what_a_gpu_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a torch for CUDA on Linux brings it along."""
+    monkeypatch.setitem(sys.modules, "triton", None)
+    _assert_a_gpu_pools_as_a_processor([GOLDEN["7"], GOLDEN["40"]], 2, 1)
 
 
 def test_pooled_vectors_come_in_the_order_of_their_first_tokens() -> None:
@@ -83,3 +131,31 @@ def test_an_encoder_pools_documents_and_no_queries(encoder: Encoder) -> None:
 def _unit_vectors(count: int) -> NDArray[np.float32]:
     vectors = np.random.default_rng(20).standard_normal((count, 16)).astype(np.float32)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def _assert_a_gpu_pools_as_a_processor(passages: list[NDArray[np.float32]], factor: int, protected: int) -> None:
+    one_by_one = [pool_tokens(one, factor, protected=protected) for one in passages]
+    together = torch.from_numpy(np.concatenate(passages)).to(DEVICE)
+    rows, counts = pool_rows(together, [len(one) for one in passages], factor, protected=protected)
+    assert counts == [len(one) for one in one_by_one]
+    np.testing.assert_allclose(rows.cpu().numpy(), np.concatenate(one_by_one), atol=1e-5)
+
+
+def _clusters_by_plain_steps(vectors: NDArray[np.float32], factor: int, protected: int) -> NDArray[np.intp]:
+    """The first token of each token's cluster, by steps that each read all distances."""
+    clusters = np.arange(len(vectors))
+    free = clusters >= protected
+    apart = free[:, None] & free & ~np.eye(len(vectors), dtype=bool)
+    squares = np.where(apart, np.square(1 - vectors @ vectors.T), np.inf).astype(np.float32)
+    sizes, height = np.ones(len(vectors), np.float32), -1.0
+    joins = max(free.sum() - max(free.sum() // factor, 1), 0)
+    while (least := squares.min()) < np.inf and (joins > 0 or least <= height):
+        one, other = sorted(np.unravel_index(squares.argmin(), squares.shape))
+        size, added = sizes[one], sizes[other]
+        sums = (size + sizes) * squares[one] + (added + sizes) * squares[other] - sizes * least
+        squares[one] = squares[:, one] = sums / (size + added + sizes)
+        squares[other] = squares[:, other] = np.inf
+        sizes[one] += added
+        clusters[clusters == other] = one
+        height, joins = least, joins - 1
+    return clusters
