@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 _MOST_HITS = 1024  # the highest scores that leave the device; serving.search.MAX_K is below it
 _MASKS = 8  # selections of passages that stay on the device
 _BYTE = 255
-_READING = 16  # what reading a passage's codes costs, in lanes that are scored: a guess, as no GPU was measured
+_READING = 9  # what reading a passage's codes costs, in lanes that are scored (docs/decisions/0028)
 
 EXHAUSTIVE_BYTES: dict[Recall, float] = {"fast": 1e9, "balanced": 6e9, "exact": np.inf}
-"""Codes of at most so many bytes are scored whole, when all are in the device's memory: what the design's target
-of 2·10¹⁰ tokens a second takes 1 and 5 milliseconds for. To be set anew when a GPU has been measured."""
+"""Codes of at most so many bytes are scored whole, when all are in the device's memory. At 4 bits an H200 takes half a
+millisecond and three for them (docs/decisions/0016), a GPU of a tenth of its speed 5 and 30."""
 
 _HOST_BYTES: dict[Recall, float] = {"fast": 0, "balanced": 0, "exact": np.inf}
 """The same when some codes are in the host's memory, which a bus is in front of."""
@@ -51,7 +51,7 @@ class GpuScorer:
         self.lock = threading.Lock()
         self._stages: dict[int, Stage] = {}
         self._shared: dict[tuple[int, int], SharedStage] = {}  # by lanes and queries
-        self._masks: dict[int, tuple[NDArray[np.bool_], Tensor]] = {}
+        self._masks: dict[int, _Mask] = {}
 
     @staticmethod
     def of(
@@ -93,13 +93,13 @@ class GpuScorer:
         joined, edges = join(prepared), edges_of(prepared)
         with self.lock:
             stage = self._shared_stage(int(edges[-1]), len(queries))
-            self.load(stage, self.packed(joined), found)
+            count = self.load(stage, self.packed(joined), found)
             stage.edges.fill_(int(edges[-1]))  # the rows beyond the queries have no lanes
             stage.edges[: len(edges)].copy_(torch.from_numpy(edges))
             stage.score()
             highest, passages = (one.cpu().numpy() for one in stage.best)
             rows = zip(stage.scores[: len(queries)], highest, passages, strict=False)
-            return [_best_of_row(*row, k, int(np.count_nonzero(found))) for row in rows]
+            return [_best_of_row(*row, k, count) for row in rows]
 
     def _shared_stage(self, vectors: int, queries: int) -> SharedStage:
         shape = bucket(vectors), 1 << (queries - 1).bit_length()
@@ -114,10 +114,12 @@ class GpuScorer:
         shape = MOST_QUERIES, self.resident.passages
         return torch.empty(shape, dtype=torch.float32, device=self.resident.device)
 
-    def load(self, stage: Stage | SharedStage, packed: Tensor, found: NDArray[np.bool_]) -> None:
-        """Bring a packed query, and which passages may be found, to a stage's buffers."""
+    def load(self, stage: Stage | SharedStage, packed: Tensor, found: NDArray[np.bool_]) -> int:
+        """Bring a packed query, and which passages may be found, to a stage's buffers. Returns how many may be."""
+        mask = self._mask(found)
         stage.packed.copy_(packed)
-        stage.found.copy_(self._mask(found))
+        stage.found.copy_(mask.on_device)
+        return mask.count
 
     def packed(self, query: Query) -> Tensor:
         """A query on the device, in memory of its own."""
@@ -127,15 +129,24 @@ class GpuScorer:
         """MaxSim of a packed query and some passages, int64 [n]: float32 [n], on the device. Call it holding `lock`."""
         return score_chosen(self.resident, views(packed, self.resident.dim), passages)
 
-    def _mask(self, found: NDArray[np.bool_]) -> Tensor:
+    def _mask(self, found: NDArray[np.bool_]) -> _Mask:
         # By identity: a snapshot keeps its masks, and an entry keeps its array, so that no other takes its id.
         held = self._masks.get(id(found))
         if held is None:
             if len(self._masks) == _MASKS:
                 del self._masks[next(iter(self._masks))]
-            held = found, torch.from_numpy(found.view(np.uint8).copy()).to(self.resident.device)
-            self._masks[id(found)] = held
-        return held[1]
+            on_device = torch.from_numpy(found.view(np.uint8).copy()).to(self.resident.device)
+            held = self._masks[id(found)] = _Mask(found, on_device, int(np.count_nonzero(found)))
+        return held
+
+
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    """Which passages may be found, bool [P], the same on the device as uint8, and how many they are."""
+
+    found: NDArray[np.bool_]
+    on_device: Tensor
+    count: int
 
 
 class Stage:
@@ -200,12 +211,11 @@ class GpuQueryScorer:
 
     def best(self, k: int) -> Scored:
         """MaxSim of every passage that may be found: the best `k`, and all that tie with the last of them."""
-        count = int(np.count_nonzero(self._found))
-        if not count:
+        if not self._found.any():
             return Scored(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)
         with self._scorer.lock:
             stage = self._scorer.stage(len(self._query.vectors))
-            self._scorer.load(stage, self._scorer.packed(self._query), self._found)
+            count = self._scorer.load(stage, self._scorer.packed(self._query), self._found)
             stage.score()
             highest, passages = (one.cpu().numpy() for one in stage.best)
             return _best_of_row(stage.scores, highest, passages, k, count)
