@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from index_format.errors import SourceError
+from index_format.errors import SourceError, StorageError
 from tasks.rows import Rejected, Rows, Source
 from tasks.tables import SUFFIXES, read_table
 
@@ -35,7 +35,10 @@ def read_rows(source: Source) -> Iterator[Rows | Rejected]:
 
 
 def find_source(location: str) -> tuple[Any, str]:
-    """The file system of a source, and its path there. Raises SourceError where there is nothing."""
+    """The file system of a source, and its path there. Raises SourceError where there is nothing.
+
+    Raises StorageError where that cannot be told, as without a connection.
+    """
     if "\0" in location:
         raise SourceError(f"Cannot open {location!r}: it holds a NUL character, which neither a path nor a bucket has.")
     try:
@@ -43,7 +46,15 @@ def find_source(location: str) -> tuple[Any, str]:
         files, path = fsspec.core.url_to_fs(location, use_listings_cache=False)
     except (ImportError, ValueError, OSError) as error:
         raise SourceError(f"{location}: cannot be opened ({error}).") from error
-    if not files.exists(path) and not _WILDCARDS & set(path):
+    try:
+        there = bool(_WILDCARDS & set(path)) or files.exists(path)
+    except Exception as error:  # each file system has errors of its own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise StorageError(
+            f"{location}: cannot be reached ({reason}). Check the address, the connection and the credentials, and run "
+            "again. The index is as it was."
+        ) from error
+    if not there:
         raise SourceError(f"{location}: there is no such file or folder.")
     return files, path
 
