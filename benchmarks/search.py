@@ -32,6 +32,7 @@ from benchmarks.search_report import print_comparison
 from benchmarks.vectors import prepare_vectors
 
 K = 100
+_WARM = 5  # queries of a point that are asked before any is timed
 _ENGINES = Path(__file__).parent / "engines"
 _ROOT = Path(__file__).parent.parent
 
@@ -202,7 +203,7 @@ def search_all(
     points: list[Point], peers: Path, vectors: Path, threads: int, rounds: int, progress: Progress
 ) -> list[Outcome]:
     """Ask all points all their queries, in rounds in which they take turns."""
-    truth = exact_top(vectors)
+    truth, lengths = exact_top(vectors), np.diff(np.load(vectors / "query_offsets.npy"))
     # Opened once for each index: the points of an index share its process.
     indexes = dict.fromkeys((point.engine, point.bits) for point in points)
     engines = {key: EngineProcess(key[0], peers, vectors, threads) for key in indexes}
@@ -217,7 +218,7 @@ def search_all(
             queries = part[:: point.every].tolist()
             progress.update(task, description=f"search {point.engine}, {point.name}")
             engine = engines[point.engine, point.bits]
-            warm = queries[:1] if not times[number] else []
+            warm = [] if times[number] else _of_all_lengths(queries, lengths)
             answer = engine.ask(do="search", queries=warm + queries, k=K, point=point.parameters)
             times[number] += answer["milliseconds"][len(warm) :]
             hits = answer["hits"][len(warm) :]
@@ -226,6 +227,12 @@ def search_all(
     for engine in engines.values():
         engine.close()
     return [_outcome(*one) for one in zip(points, times, recalls, strict=True)]
+
+
+def _of_all_lengths(queries: list[int], lengths: np.ndarray[Any, np.dtype[np.int64]]) -> list[int]:
+    """A few of the queries, from the shortest to the longest: an engine may compile something for each length."""
+    by_length = sorted(queries, key=lambda query: int(lengths[query]))
+    return [by_length[place] for place in np.linspace(0, len(queries) - 1, _WARM, dtype=int)]
 
 
 def exact_top(vectors: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
