@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,5 +162,7 @@ def markdown(figures: Figures) -> str:
 
 
 if __name__ == "__main__":
-    for one in tables(load(Path(sys.argv[1]))):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("results", type=Path, help="JSON file that python -m benchmarks.quality wrote")
+    for one in tables(load(parser.parse_args().results)):
         print(markdown(one))
