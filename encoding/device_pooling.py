@@ -2,7 +2,7 @@
 
 scipy joins the tokens of one passage at a time on one core and keeps Python's lock meanwhile, so threads do not help:
 it would take many times as long as a GPU takes to encode. Here one launch does all joins of all passages of a batch
-(`pooling_kernel.py`), and the host waits once, for how many vectors are left.
+(`pooling_kernel.py`), and nothing waits for how many vectors are left.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from encoding.pooling import pool_batch
+from encoding.transfers import to_device
 
 EXACT = {"enable_fp_fusion": False}
 """For the launch: a fused multiply-add rounds once where torch, which the distances come from, rounds twice."""
@@ -24,15 +27,15 @@ _MOST_WARPS = 16
 
 def pool_rows(
     vectors: torch.Tensor, lengths: Sequence[int], factor: int, *, protected: int
-) -> tuple[torch.Tensor, list[int]]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token vectors [n, D] of passages of some lengths, one below the other, pooled as `pool_tokens` does.
 
-    Returns what is left, one below the other too, and how many of each passage. Without Triton, which a torch
-    for CUDA brings along on Linux, the processor pools them.
+    Returns vectors [P, T, D], zeros among them, and which of them are a passage's, bool [P, T]. Without Triton, which
+    a torch for CUDA brings along on Linux, the processor pools them.
     """
     if find_spec("triton") is None:
         return _pooled_by_processor(vectors, lengths, factor, protected)
-    counts = torch.tensor(lengths, device=vectors.device)
+    counts = to_device(np.array(lengths, np.int64), vectors.device)
     places = torch.arange(max(lengths), device=vectors.device)
     there = places < counts[:, None]
     # Behind a shorter passage stand vectors of the next: they join no cluster, and none of them is kept.
@@ -42,7 +45,7 @@ def pool_rows(
     sizes = torch.zeros_like(clusters).scatter_add_(1, clusters, there.long())
     sums = torch.zeros_like(tokens).scatter_add_(1, clusters[:, :, None].expand_as(tokens), tokens)
     left = sizes > 0
-    return sums[left] / sizes[left][:, None], left.sum(1).tolist()
+    return torch.where(left[:, :, None], sums / sizes[:, :, None], 0.0), left
 
 
 def warps_for(block: int) -> int:
@@ -52,10 +55,12 @@ def warps_for(block: int) -> int:
 
 def _pooled_by_processor(
     vectors: torch.Tensor, lengths: Sequence[int], factor: int, protected: int
-) -> tuple[torch.Tensor, list[int]]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     passages = [one.numpy() for one in torch.split(vectors.cpu(), list(lengths))]
     pooled = [torch.from_numpy(one) for one in pool_batch(passages, factor, protected=protected)]
-    return torch.cat(pooled).to(vectors.device), [len(one) for one in pooled]
+    padded, counts = pad_sequence(pooled, batch_first=True), torch.tensor([len(one) for one in pooled])
+    left = torch.arange(padded.shape[1]) < counts[:, None]
+    return padded.to(vectors.device), left.to(vectors.device)
 
 
 def _joins(counts: torch.Tensor, factor: int, protected: int) -> torch.Tensor:

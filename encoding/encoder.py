@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from encoding.batches import batches_by_length, halving, one_ahead, windows_by_length
 from encoding.checkpoint import Checkpoint, open_checkpoint
 from encoding.inputs import SideTokenizer, Token, TokenizedText, load_tokenizer
-from encoding.model import StartedVectors, TokenModel
+from encoding.model import TokenModel
 from encoding.pooling import pool_batch, pooled_groups
+from encoding.transfers import StartedVectors
 from index_format.errors import InputError
 from index_format.manifest import EncoderRecord
 

@@ -32,6 +32,7 @@ from encoding.layouts.files import (
     weight_files,
 )
 from encoding.layouts.layout import Layout, Projection
+from encoding.transfers import StartedVectors, to_device
 from index_format.errors import InputError
 
 _UNUSED = ("pooler.", "cls.", "lm_head.")  # parts of a transformer that no token vector depends on
@@ -74,7 +75,7 @@ class TokenModel:
     def start(self, texts: Sequence[TokenizedText], pool_factor: int = 1) -> StartedVectors:
         """Give a pass to the device, and do not wait for what `vectors` says.
 
-        Above a `pool_factor` of 1 the tokens' vectors are pooled, on the device; that waits.
+        Above a `pool_factor` of 1 the tokens' vectors are pooled, on the device.
         """
         ids, attended, kept = _padded(texts)
         if int(ids.max()) >= self._vocabulary:  # on a GPU it would be the end of the process
@@ -87,10 +88,15 @@ class TokenModel:
         states = self._transformer(input_ids=self._sent(ids), attention_mask=mask).last_hidden_state
         rows = self._unit(states.flatten(0, 1)[self._sent(np.flatnonzero(kept))])
         counts = kept.sum(axis=1).tolist()
+        wholes = None if self._whole is None else self._unit(self._wholes(states, attended))
         if pool_factor > 1:
-            rows, counts = pool_rows(rows, counts, pool_factor, protected=self._markers)
-        if self._whole is not None:
-            rows = torch.cat([self._unit(self._wholes(states, attended)), rows])[self._sent(_wholes_first(counts))]
+            pooled, left = pool_rows(rows, counts, pool_factor, protected=self._markers)
+            if wholes is not None:
+                pooled = torch.cat([wholes[:, None], pooled], dim=1)
+                left = torch.cat([torch.ones_like(left[:, :1]), left], dim=1)
+            return StartedVectors(pooled.flatten(0, 1), counts, self._folder, left)
+        if wholes is not None:
+            rows = torch.cat([wholes, rows])[self._sent(_wholes_first(counts))]
             counts = [count + 1 for count in counts]
         return StartedVectors(rows, counts, self._folder)
 
@@ -102,48 +108,11 @@ class TokenModel:
         return (states.float() * weights).sum(1) / weights.sum(1)
 
     def _sent(self, array: NDArray[np.generic]) -> torch.Tensor:
-        """An array on the device. From pinned memory, because a copy from other memory waits for the work before it."""
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+        return to_device(array, self.device)
 
     def _unit(self, states: torch.Tensor) -> torch.Tensor:
         """States [n, hidden] projected and made unit vectors, float32 [n, D]."""
         return torch.nn.functional.normalize(self._projections(states.float()), dim=-1)
-
-
-class StartedVectors:
-    """Vectors that a device is at work on, on their way to the processor's memory."""
-
-    def __init__(self, rows: torch.Tensor, counts: Sequence[int], folder: Path) -> None:
-        """rows: float32 [n, D] of all texts, one below the other. counts: how many are each one's."""
-        self._counts, self._folder = counts, folder
-        self._rows, self._finite = _on_the_way(rows), _on_the_way(torch.isfinite(rows).all())
-        self._arrived = torch.cuda.Event() if rows.is_cuda else None  # type: ignore[no-untyped-call]
-        if self._arrived is not None:
-            self._arrived.record()
-
-    def vectors(self) -> list[NDArray[np.float32]]:
-        """The vectors of each text, float32 [vectors, D], once they are here.
-
-        Raises InputError when one is not finite.
-        """
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        if not self._finite:
-            raise InputError(
-                f"encoder: {self._folder} makes vectors that are not numbers (NaN or infinity) of some text. Its "
-                "weights are damaged, or too large for the precision of this device."
-            )
-        # Pinned memory is scarce, and goes back at once.
-        found = self._rows.numpy() if self._arrived is None else self._rows.numpy().copy()
-        return np.split(found, np.cumsum(self._counts)[:-1])
-
-
-def _on_the_way(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in the processor's memory, which may not be complete yet; what is there already, as it is."""
-    if not tensor.is_cuda:
-        return tensor
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def _wholes_first(counts: Sequence[int]) -> NDArray[np.int64]:

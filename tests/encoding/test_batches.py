@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from encoding.batches import batches_by_length, halving, one_ahead, windows_by_length
 from encoding.encoder import Encoder
 from encoding.inputs import TokenizedText
-from encoding.model import StartedVectors, TokenModel
+from encoding.model import TokenModel
+from encoding.transfers import StartedVectors
 from index_format.errors import InputError
 
 TEXTS = [f"{'copper ' * (1 + 7 * number % 12)}{number}" for number in range(12)]

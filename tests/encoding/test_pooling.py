@@ -70,17 +70,17 @@ def test_a_gpu_joins_the_first_of_those_that_tie(vectors: NDArray[np.float32], f
     pytest.importorskip("triton", reason="without it the processor pools, in whose order of ties")
     clusters = _clusters_by_plain_steps(vectors, factor, protected)
     wanted = [vectors[clusters == one].mean(axis=0) for one in np.unique(clusters)]
-    rows, counts = pool_rows(torch.from_numpy(vectors).to(DEVICE), [len(vectors)], factor, protected=protected)
-    assert counts == [len(wanted)]
-    np.testing.assert_array_almost_equal_nulp(rows.cpu().numpy(), np.stack(wanted))
+    (rows,) = _pooled_on_a_gpu([vectors], factor, protected)
+    assert len(rows) == len(wanted)
+    np.testing.assert_array_almost_equal_nulp(rows, np.stack(wanted))
 
 
 def test_vectors_that_are_not_numbers_end_the_joins() -> None:
     """The model then says what is wrong; it must get that far."""
     vectors = _unit_vectors(6)
     vectors[2] = np.nan
-    rows, _ = pool_rows(torch.from_numpy(vectors).to(DEVICE), [6], 3, protected=0)
-    assert torch.isnan(rows).any()
+    (rows,) = _pooled_on_a_gpu([vectors], 3, 0)
+    assert np.isnan(rows).any()
 
 
 def test_without_triton_the_processor_pools_what_a_gpu_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,10 +135,15 @@ def _unit_vectors(count: int) -> NDArray[np.float32]:
 
 def _assert_a_gpu_pools_as_a_processor(passages: list[NDArray[np.float32]], factor: int, protected: int) -> None:
     one_by_one = [pool_tokens(one, factor, protected=protected) for one in passages]
+    for ours, wanted in zip(_pooled_on_a_gpu(passages, factor, protected), one_by_one, strict=True):
+        assert len(ours) == len(wanted)
+        np.testing.assert_allclose(ours, wanted, atol=1e-5)
+
+
+def _pooled_on_a_gpu(passages: list[NDArray[np.float32]], factor: int, protected: int) -> list[NDArray[np.float32]]:
     together = torch.from_numpy(np.concatenate(passages)).to(DEVICE)
-    rows, counts = pool_rows(together, [len(one) for one in passages], factor, protected=protected)
-    assert counts == [len(one) for one in one_by_one]
-    np.testing.assert_allclose(rows.cpu().numpy(), np.concatenate(one_by_one), atol=1e-5)
+    padded, left = pool_rows(together, [len(one) for one in passages], factor, protected=protected)
+    return [rows[own].cpu().numpy() for rows, own in zip(padded, left, strict=True)]
 
 
 def _clusters_by_plain_steps(vectors: NDArray[np.float32], factor: int, protected: int) -> NDArray[np.intp]:
