@@ -107,6 +107,16 @@ class PromptProtocol(H11Protocol):
         if self._plain is not None and self._plain.left == 0 and not self.transport.is_closing():
             self._go_behind()
 
+    def send_400_response(self, msg: str) -> None:
+        """The answer to what is no HTTP. Where that is the body of a request, no answer to the request may follow."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # an answer is on its way
+            self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_watching()

@@ -229,3 +229,22 @@ def test_a_body_of_two_lengths_ends_the_connection_with_its_refusal(address: str
     assert told.startswith(b"HTTP/1.1 400 ")
     assert b'"two_lengths"' in told
     assert told.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("pause", [0, 0.05])
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/nothing"])
+def test_a_body_that_turns_out_malformed_is_refused_once(
+    address: str, caplog: pytest.LogCaptureFixture, path: str, pause: float
+) -> None:
+    """Also where the request has its answer already: a second one would be a fault, and told in the log."""
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    parts = [head.encode() + b'9\r\n{"query":\r\n', b"no number\r\n"]
+    with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=60) as client:
+        for part in parts if pause else [b"".join(parts)]:
+            client.sendall(part)
+            time.sleep(pause)
+        told = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert told.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
+    assert told.count(b"HTTP/1.1") == 1
+    assert httpx.get(f"{address}/health/ready", timeout=30).status_code == 204
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]

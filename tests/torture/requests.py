@@ -189,15 +189,18 @@ def _impatient() -> Iterator[None]:
 def _errors() -> Iterator[list[str]]:
     """What is logged as an error by anything in this process; uvicorn's warnings of what is no HTTP are not shown."""
     lines: list[str] = []
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    own = logging.getLogger("uvicorn.error")  # Prefect's settings end its records there: they do not reach the root
+    own.setLevel(logging.ERROR)
     handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger().addHandler(handler)
+    for logger in (own, logging.getLogger()):
+        logger.addHandler(handler)
     try:
         yield lines
     finally:
-        logging.getLogger().removeHandler(handler)
-        logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
+        for logger in (own, logging.getLogger()):
+            logger.removeHandler(handler)
+        own.setLevel(logging.NOTSET)
 
 
 def _resident_bytes() -> int:
