@@ -9,23 +9,17 @@ import json
 import re
 import sys
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
 from encoding.device_pooling import EXACT, warps_for
 from encoding.pooling_kernel import SIZES, join_clusters
+from tests.gpu_compiler import ptx_of
 
-H200 = GPUTarget("cuda", 90, 32)
 POINTERS = {"squares": "*fp32", "counts": "*i64", "joins": "*i64", "clusters": "*i64"}
 
 
 def compiled(block: int) -> dict[str, int]:
     """How often the kernel's PTX has some instructions, for passages of up to `block` tokens."""
-    signature = {**POINTERS, **dict.fromkeys(SIZES, "i32"), "BLOCK": "constexpr"}
-    aligned = {(place,): [["tt.divisibility", 16]] for place in range(len(POINTERS))}
-    source = ASTSource(fn=join_clusters, signature=signature, constexprs={"BLOCK": block}, attrs=aligned)
-    ptx = triton.compile(source, target=H200, options={**EXACT, "num_warps": warps_for(block)}).asm["ptx"]
+    kinds = {**POINTERS, **dict.fromkeys(SIZES, "i32"), "BLOCK": "constexpr"}
+    ptx = ptx_of(join_clusters, kinds, {"BLOCK": block}, num_warps=warps_for(block), **EXACT)
     return {
         "fused": len(re.findall(r"\bfma\.", ptx)),
         "exact_quotients": len(re.findall(r"\bdiv\.rn\.f32", ptx)),

@@ -1,7 +1,6 @@
 """Compile every kernel of `serving/gpu` for an H200, on a machine without one, and print what became of it as JSON.
 
-Triton brings the assembler along, so no GPU and no CUDA is needed. A process of its own: kernels are either
-interpreted or compiled, and the tests beside this have them interpreted.
+A process of its own: kernels are either interpreted or compiled, and the tests beside this have them interpreted.
 """
 
 from __future__ import annotations
@@ -10,14 +9,10 @@ import json
 import re
 import sys
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
 from serving.gpu import kernels
 from serving.gpu.launches import EXACT, chunk_bytes
+from tests.gpu_compiler import ptx_of
 
-H200 = GPUTarget("cuda", 90, 32)
 POINTERS = {
     "chosen": "*i64",
     "edges": "*i32",
@@ -41,13 +36,8 @@ def compiled(name: str, **constants: object) -> dict[str, int]:
     """How often a kernel's PTX has some instructions."""
     kernel = getattr(kernels, name)
     constants = {key: value for key, value in {**TILE, **constants}.items() if key in kernel.arg_names}
-    kinds = {key: "i32" if key in kernels.SIZES else "*fp32" for key in kernel.arg_names}
-    signature = {key: "constexpr" if key in constants else POINTERS.get(key, kind) for key, kind in kinds.items()}
-    aligned = {
-        (place,): [["tt.divisibility", 16]] for place, kind in enumerate(signature.values()) if kind.startswith("*")
-    }
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    ptx = triton.compile(source, target=H200, options={**EXACT, "num_warps": 1}).asm["ptx"]
+    kinds = {key: POINTERS.get(key, "i32" if key in kernels.SIZES else "*fp32") for key in kernel.arg_names}
+    ptx = ptx_of(kernel, kinds, constants, num_warps=1, **EXACT)
     return {
         "fused": len(re.findall(r"\bfma\.", ptx)),
         "products": len(re.findall(r"wgmma\.mma_async|\bmma\.sync", ptx)),

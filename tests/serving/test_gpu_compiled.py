@@ -40,3 +40,9 @@ def test_products_run_on_tensor_cores_and_codes_come_sixteen_bytes_at_a_time(
     counts = compiled[f"maxsim {bits}"]
     assert counts["products"] > 0
     assert counts["copies_of_16_bytes"] > 0
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_codes_are_unpacked_four_at_a_time(bits: int, compiled: dict[str, dict[str, int]]) -> None:
+    """Byte by byte the compiler takes words apart and puts them together again 72 times and more."""
+    assert compiled[f"maxsim {bits}"]["pieces_of_words"] < 8
