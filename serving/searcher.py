@@ -97,6 +97,8 @@ class Searcher:
         self._index = index
         self.encoder = encoder
         self._device = device
+        # Made once: a new version is warmed while queries run, which need the model and the cores themselves.
+        self._warm_vectors = [encoder.encode_query(text) for text in _WARM_QUERIES]
         self.fault: Fault | None = None
         self._older: OrderedDict[int, Snapshot] = OrderedDict()
         self._older_lock = threading.Lock()
@@ -208,7 +210,7 @@ class Searcher:
     def warm_passes(self) -> None:
         """Rank several queries at once, where any are, so that what they share is compiled before anybody waits."""
         snapshot, (together, counts) = self.snapshot, _WARM_SHARED
-        warm = self.encode(_WARM_QUERIES[:1])[0]
+        warm = self._warm_vectors[0]
         for count in counts:
             vectors = np.resize(warm, (count, warm.shape[1]))
             wanted = dict.fromkeys(range(together), Wanted(vectors, 1, "balanced", snapshot.everything))
@@ -342,8 +344,8 @@ class Searcher:
             return open_snapshot(self._index, manifest, previous, device=self._device)
 
         snapshot = opener(wanted) if wanted else self._index.open_current(opener)
-        for text in _WARM_QUERIES:
-            search(snapshot, self.encoder.encode_query(text), 1)
+        for vectors in self._warm_vectors:
+            search(snapshot, vectors, 1)
         return snapshot
 
 

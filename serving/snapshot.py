@@ -39,16 +39,19 @@ class Snapshot:
         self,
         index: Index,
         manifest: Manifest,
+        codec: Codec,
         segments: list[SegmentReader],
         *,
         device: Device = "cpu",
         previous: Snapshot | None = None,
     ) -> None:
-        """device: where passages are scored. previous: whose matches, and arrays on a device, are shared."""
+        """device: where passages are scored. previous: whose matches, centroids, and arrays on a device, are shared."""
         self._index = index
         self.manifest = manifest
-        self.codec: Codec = index.codec(manifest)
+        self.codec = codec
         self.segments = segments
+        if previous and previous.manifest.codebook == manifest.codebook:
+            self.centroids = previous.centroids
         self.matches: Matches = previous.matches if previous else Matches()
         self._selections: LRUCache[str, Selection] = LRUCache(_SELECTIONS)
         self._columns_of: LRUCache[Filter, dict[str, Column]] = LRUCache(_TENANTS)
@@ -199,7 +202,8 @@ def open_snapshot(
 ) -> Snapshot:
     """Open a version, the current one unless a manifest is given. Every file is checked against its hash.
 
-    Segments that `previous` holds unchanged are shared with it, and words are at hand if it has them.
+    Segments that `previous` holds unchanged are shared with it, as are codec and centroids, and words are at hand if it
+    has them.
     device: where passages are scored.
     Raises IndexNotFound, IndexCorrupt or StorageError.
     """
@@ -207,7 +211,7 @@ def open_snapshot(
     held = {segment.record.id: segment for segment in previous.segments} if previous else {}
     index.files.fetch(manifest.files())
     index.files.hold(manifest.files())
-    codec = index.codec(manifest)
+    codec = previous.codec if previous and previous.manifest.codec == manifest.codec else index.codec(manifest)
     segments = []
     for record in manifest.segments:
         segment = held.get(record.id)
@@ -215,7 +219,7 @@ def open_snapshot(
             segment = SegmentReader(index.files, record, codec, manifest.codebook.centroids)
             segment.load()
         segments.append(segment)
-    snapshot = Snapshot(index, manifest, segments, device=device, previous=previous)
+    snapshot = Snapshot(index, manifest, codec, segments, device=device, previous=previous)
     if previous and previous.has_words:
         _ = snapshot.words  # before the first question, which would wait for it
     return snapshot

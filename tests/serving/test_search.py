@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from index_format import change
+from index_format.change import Origin
 from serving.oracle import coded_maxsim
 from serving.search import Hit, rank, search
 from serving.snapshot import Snapshot, open_snapshot
@@ -20,6 +22,7 @@ from tests.serving.vectors import (
     Document,
     Vectors,
     all_vectors,
+    make_recipe,
     random_documents,
     random_index,
     random_snapshot,
@@ -224,4 +227,20 @@ def test_a_second_version_shares_the_segments_of_the_first(tmp_path: Path) -> No
     publish(index, recipe, write_documents(index, recipe, documents[2:]))
     second = open_snapshot(index, previous=first)
     assert second.segments[0] is first.segments[0]
+    assert (id(second.codec), id(second.centroids)) == (id(first.codec), id(first.centroids))
     assert [len(search(one, _query(), 10)) for one in (first, second)] == [2, 4]
+
+
+def test_a_version_with_another_codebook_has_its_centroids(tmp_path: Path) -> None:
+    """Those of the version before it would send queries to other passages."""
+    documents = _documents(1)
+    index, recipe = random_index(tmp_path, documents)
+    first = open_snapshot(index)
+    other = make_recipe(
+        index, all_vectors(documents)[::-1], bits=4, centroids=16, encoder=recipe.encoder
+    ).codebook_record
+    change.replace_codebook(index, recipe.codebook_record.id, other, Origin("codebook"))
+    second, alone = open_snapshot(index, previous=first), open_snapshot(index)
+    assert not np.array_equal(second.centroids.codes, first.centroids.codes)
+    assert np.array_equal(second.centroids.codes, alone.centroids.codes)
+    assert search(second, _query(), 10, recall="fast") == search(alone, _query(), 10, recall="fast")

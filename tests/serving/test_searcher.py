@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Sequence
@@ -268,24 +267,39 @@ def test_a_version_whose_manifest_is_damaged_is_set_aside(index: Index, searcher
     assert _found(searcher) == set(FIRST)
 
 
+def test_a_new_version_is_warmed_without_the_model(
+    index: Index, searcher: Searcher, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries need it meanwhile, and the cores that it runs on."""
+    add_texts(index, encoder, SECOND)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(encoder), "encode_queries", None)
+        assert searcher.refresh()
+    assert _found(searcher) == {*FIRST, *SECOND}
+
+
 @pytest.mark.parametrize(
     ("error", "told"), [(MemoryError(), "memory ran out"), (ValueError("honey"), "a fault in the server (ValueError)")]
 )
 def test_a_version_that_no_error_of_ours_refuses_is_set_aside_once(
-    index: Index, encoder: Encoder, caplog: pytest.LogCaptureFixture, error: Exception, told: str
+    index: Index,
+    searcher: Searcher,
+    encoder: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    told: str,
 ) -> None:
     """Its reason tells the kind and not the message, it is not opened again at once, and the old version answers."""
     tried = []
 
-    def fail(text: str) -> object:
-        tried.append(text)
+    def fail(*_: object) -> object:
+        tried.append(1)
         raise error
 
-    own = copy.copy(encoder)
-    searcher = Searcher(Index.at(index.address), own)
-    own.encode_query = fail  # type: ignore[assignment,method-assign]
     add_texts(index, encoder, SECOND)
-    with caplog.at_level(logging.ERROR, "colonnade.serving"):
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR, "colonnade.serving"):
+        patch.setattr("serving.searcher.search", fail)
         assert [searcher.refresh(), searcher.refresh()] == [False, False]
     assert searcher.fault is not None
     assert (searcher.fault.version, searcher.snapshot.version, len(tried)) == (2, 1, 1)
