@@ -27,6 +27,7 @@ from index_format.manifest import Manifest
 CLIENTS = 128  # connections: more than a small queue and a batch hold, so that none waits for another here
 PUBLISH_SECONDS = 1.0  # between two versions: a server looks as often
 NO_ANSWER, TORN = 0, -1  # in place of a status
+MOST_SECONDS_TO_START = 60.0
 MOST_SECONDS_A_SWAP = 10.0  # a server that takes longer does not follow any more
 
 
@@ -184,15 +185,16 @@ def under_swaps(address: str, index: Index, queries: Sequence[str], steady: Load
     All the while a process deletes a document of the index every second, each as a new version. Ends without that
     many swaps where the documents come to an end, or the server does not follow.
     """
-    seen, begun = _SwapCount(address), time.perf_counter()
+    seen = _SwapCount(address)
     with publishing(index) as publisher, seen:
+        begun = time.perf_counter()
         asked = ask_at_rate(
             address,
             _bodies(queries),
             steady.rate,
             lambda spent: seen.count < swaps and publisher.is_alive() and spent < swaps * MOST_SECONDS_A_SWAP,
         )
-    seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
     load = load_of(asked, steady.rate, seconds)
     return Swaps(load, seen.count, round(60 * seen.count / seconds, 1), p99_ratio(load, steady))
 
@@ -229,22 +231,29 @@ class _SwapCount:
 
 @contextmanager
 def publishing(index: Index) -> Iterator[BaseProcess]:
-    """Another process publishes versions of an index until the end of this, or of its documents."""
+    """Another process publishes versions of an index until the end of this, or of its documents.
+
+    It is up when this begins: what Python takes to start would be held against the swaps.
+    """
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    publisher = context.Process(target=publish, args=(index.address, stop))
+    up, stop = context.Event(), context.Event()
+    publisher = context.Process(target=publish, args=(index.address, up, stop))
     publisher.start()
     try:
+        if not up.wait(MOST_SECONDS_TO_START):
+            raise TimeoutError(f"the publisher of {index.address} did not start")
         yield publisher
     finally:
         stop.set()
         publisher.join()
 
 
-def publish(address: str, stop: Event) -> None:
-    """Delete one document after another, each by a commit of its own."""
+def publish(address: str, up: Event, stop: Event) -> None:
+    """Say that this is up, and delete one document after another, each by a commit of its own."""
     index = Index.at(address)
-    for document_id in list(live_documents(index.segments(index.current()))):
+    document_ids = list(live_documents(index.segments(index.current())))
+    up.set()
+    for document_id in document_ids:
         index.change(partial(_without, index, document_id))
         if stop.wait(PUBLISH_SECONDS):
             return
