@@ -4,15 +4,16 @@ The splitting is semantic-text-splitter's: it follows Unicode sentence and word 
 encoder's own tokenizer, and keeps every character (`trim=False`), so that passages without overlap
 concatenate to the document.
 
-It sees a window of the document at a time: to cut a sentence that is too long it measures what is left of it
+It sees a window of each document at a time: to cut a sentence that is too long it measures what is left of it
 for every passage, which took time with the square of a text without sentence ends. A passage that reaches the end
 of a window is cut anew with the next one, so windows show only where one alone holds no more than a passage.
+The windows of many documents are cut at once, on all cores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from semantic_text_splitter import TextSplitter
@@ -32,6 +33,30 @@ class Passage:
     start: int
     end: int
     encoded_text: str
+
+
+@dataclass(slots=True)
+class _Cutting:
+    """A document that is being cut: passages up to the character `start`. capacity: tokens of a passage."""
+
+    text: str
+    prefix: str
+    capacity: int
+    start: int = 0
+    passages: list[Passage] = field(default_factory=list)
+
+    @property
+    def is_cut(self) -> bool:
+        return self.start == len(self.text)
+
+    def take(self, window: str, found: Sequence[tuple[int, str]]) -> None:
+        """Add the pieces of the window that begins at `start`, each with its place there."""
+        # The last piece of a window may go on behind it: it is where the next window starts.
+        open_ended = len(found) > 1 and self.start + len(window) < len(self.text)
+        for at, chunk in found[:-1] if open_ended else found:
+            first = self.start + at
+            self.passages.append(Passage(first, first + len(chunk), self.prefix + chunk.strip()))
+        self.start += found[-1][0] if open_ended else len(window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +98,33 @@ class Chunker:
 
         A lone surrogate counts as a character, and is encoded as U+FFFD.
         """
-        text = well_formed(text)
+        (own,) = self.passages_of([(text, title)])
+        return own
+
+    def passages_of(self, documents: Sequence[tuple[str, str | None]]) -> list[list[Passage]]:
+        """The passages of each of many documents (text, title), as `passages` has them."""
+        cuttings = [self._begun(text, title) for text, title in documents]
+        while uncut := [one for one in cuttings if not one.is_cut]:
+            by_capacity: dict[int, list[_Cutting]] = {}
+            for one in uncut:
+                by_capacity.setdefault(one.capacity, []).append(one)
+            for capacity, own in by_capacity.items():
+                windows = [one.text[one.start : one.start + self._window] for one in own]
+                for one, window, found in zip(
+                    own, windows, self._splitter(capacity).chunk_all_indices(windows), strict=True
+                ):
+                    one.take(window, found)
+        return [one.passages for one in cuttings]
+
+    def _begun(self, text: str, title: str | None) -> _Cutting:
         prefix, used = self._prefix(well_formed(title or ""))
-        chunks = self._chunks(text, self._splitter(self._room - used))
-        return [Passage(start, start + len(chunk), prefix + chunk.strip()) for start, chunk in chunks]
+        return _Cutting(well_formed(text), prefix, self._room - used)
 
     def encoded_text(self, piece: str, title: str | None) -> EncodedText:
         """What is encoded for a piece of a document, and where its title and its text stand in it."""
         prefix, _ = self._prefix(well_formed(title or ""))
         piece = well_formed(piece)
         return EncodedText(prefix + piece.strip(), len(prefix), len(piece) - len(piece.lstrip()))
-
-    def _chunks(self, text: str, splitter: TextSplitter) -> Iterator[tuple[int, str]]:
-        """The pieces of a text with their starts, a window at a time."""
-        start = 0
-        while start < len(text):
-            window = text[start : start + self._window]
-            found = splitter.chunk_indices(window)
-            whole = start + len(window) == len(text)
-            # The last piece of a window may go on behind it: it is where the next window starts.
-            complete = found if whole or len(found) == 1 else found[:-1]
-            yield from ((start + at, chunk) for at, chunk in complete)
-            start += len(window) if whole or len(found) == 1 else found[-1][0]
 
     def _prefix(self, title: str) -> tuple[str, int]:
         """The title as it goes before each passage, at most half of the room, and its tokens."""

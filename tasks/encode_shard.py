@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -211,13 +212,9 @@ def _chunk(table: pa.Table, encoder: Encoder, chunking: ChunkingRecord) -> tuple
         overlap_tokens=chunking.overlap_tokens,
         markers=encoder.document_markers,
     )
-    rows: list[int] = []
-    passages: list[Passage] = []
-    for row, (title, text) in enumerate(zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)):
-        own = chunker.passages(text, title)
-        rows += [row] * len(own)
-        passages += own
-    return np.array(rows, np.uint32), passages
+    found = chunker.passages_of(list(zip(table["text"].to_pylist(), table["title"].to_pylist(), strict=True)))
+    rows = np.repeat(np.arange(len(found), dtype=np.uint32), list(map(len, found)))
+    return rows, list(chain.from_iterable(found))
 
 
 def _read_shard(index: Index, shard: Shard) -> pa.Table:

@@ -97,6 +97,15 @@ def test_passages_without_overlap_concatenate_to_the_document(
     assert all(len(tokenizer.encode(passage.encoded_text).ids) <= LIMIT for passage in passages)
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(any_text, titles), max_size=6))
+def test_documents_that_are_cut_together_are_cut_as_each_alone(
+    chunker: Chunker, documents: list[tuple[str, str | None]]
+) -> None:
+    """Whatever their lengths and titles: the windows of all of them are cut at once."""
+    assert chunker.passages_of(documents) == [chunker.passages(text, title) for text, title in documents]
+
+
 def test_an_empty_text_has_no_passages(chunker: Chunker) -> None:
     """Nothing comes of nothing, with or without a title."""
     assert chunker.passages("") == []
