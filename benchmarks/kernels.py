@@ -25,6 +25,7 @@ from benchmarks.report import Figures, print_table
 from benchmarks.results import default_output, save
 from index_format.codebook import Codebook, exclusive_sum
 from index_format.codec import BITS, Codec
+from serving.compress import compress
 from serving.kernels.levels import Level, levels_here
 from serving.kernels.segments import SegmentTable
 from serving.scoring import (
@@ -64,14 +65,14 @@ class Kernels:
 
 
 def measure_kernels(command: str) -> Kernels:
-    """MaxSim at every width of codes, and the nearest centroid, on every level."""
+    """MaxSim and compression at every width of codes, and the nearest centroid, on every level."""
     started = environment(command)
     shapes = [(level, dim) for level in levels_here() for dim in DIMS]
     return Kernels([cost for shape in track(shapes, "Kernels") for cost in _costs(*shape)], started)
 
 
 def _costs(level: Level, dim: int) -> list[Cost]:
-    costs = []
+    costs, tokens = [], random_query(ASSIGNED, dim, 2)
     for bits in BITS:
         codec = Codec(np.zeros(dim, np.float32), bits)
         table = _table(codec)
@@ -85,8 +86,12 @@ def _costs(level: Level, dim: int) -> list[Cost]:
             each = _best(partial(_score, passes, table, codec.row_bytes)) / (PASSAGES * PASSAGE_TOKENS * TOGETHER)
             name = f"MaxSim, {bits} bit{'s' if bits > 1 else ''}, {TOGETHER} queries of {VECTORS_EACH} vectors {how}"
             costs.append(Cost(name, level.name, dim, each))
+        coding = partial(compress, Codec.of(tokens, bits), tokens, level=level)
+        costs.append(
+            Cost(f"compression, {bits} bit{'s' if bits > 1 else ''}", level.name, dim, _best(coding) / ASSIGNED)
+        )
     centroids = CodedCentroids.of(Codebook.of(random_query(CENTROIDS, dim, 1)))
-    nearest = partial(nearest_centroids, random_query(ASSIGNED, dim, 2), centroids, level=level)
+    nearest = partial(nearest_centroids, tokens, centroids, level=level)
     costs.append(Cost(f"nearest of {CENTROIDS:,} centroids", level.name, dim, _best(nearest) / ASSIGNED))
     return costs
 

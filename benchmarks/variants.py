@@ -26,6 +26,7 @@ from encoding.encoder import Encoder
 from encoding.pooling import pool_batch
 from index_format.codebook import exclusive_sum
 from index_format.codec import BITS, Codec
+from serving.compress import compress
 from serving.kernels.segments import SegmentTable
 from serving.scoring import maxsim, prepare_query
 from serving.snapshot import Snapshot
@@ -182,7 +183,7 @@ class VariantsObserver:
         codecs = [Codec.of(sample, bits) for bits in BITS]
 
         def direct(vectors: NDArray[np.float32]) -> list[Kept]:
-            coded = [(codec, codec.compress(vectors)) for codec in codecs]
+            coded = [(codec, compress(codec, vectors)) for codec in codecs]
             return [Kept(vectors), *(Kept(codec.decompress(*own), own) for codec, own in coded)]
 
         way = partial(Way, pool_factor=factor)

@@ -37,7 +37,8 @@ class EncodedTexts:
     def add(self, texts: Sequence[str]) -> None:
         """Encode more texts; an empty one is never found."""
         first = len(self.texts)
-        pieces = [(first + at, piece) for at, text in enumerate(texts) for piece in self._chunker.passages(text)]
+        cut = self._chunker.passages_of([(text, None) for text in texts])
+        pieces = [(first + at, piece) for at, own in enumerate(cut) for piece in own]
         encoded = self._encoder.encode([piece.encoded_text for _, piece in pieces])
         by_piece = dict(pair for batch in encoded for pair in batch)
         self._vectors += [by_piece[number] for number in range(len(pieces))]

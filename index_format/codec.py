@@ -23,8 +23,8 @@ MAX_DIM = 1024
 
 # The step, as a share of the one that just covers the largest dimension. Smaller steps clip the largest
 # values and resolve the rest better; the best of these is kept for each token.
-_STEP_SHARES = {1: (1.0,), 2: (0.8, 0.65, 0.55, 0.45), 4: (1.0, 0.9, 0.8, 0.7), 8: (1.0,)}
-_TINY = np.float32(2**-14)  # the smallest normal float16, so that no scale is zero or subnormal
+STEP_SHARES = {1: (1.0,), 2: (0.8, 0.65, 0.55, 0.45), 4: (1.0, 0.9, 0.8, 0.7), 8: (1.0,)}
+LEAST_SCALE = np.float32(2**-14)  # the smallest normal float16, so that no scale is zero or subnormal
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +68,18 @@ class Codec:
         best_levels = np.zeros_like(centred)
         best_scale = np.zeros(len(vectors), np.float32)
         best_error = np.full(len(vectors), np.inf, np.float32)
-        for share in _STEP_SHARES[self.bits]:
-            step = np.maximum(reach * np.float32(share), _TINY)
+        for share in STEP_SHARES[self.bits]:
+            step = np.maximum(reach * np.float32(share), LEAST_SCALE)
             levels = np.clip(np.floor(centred / step[:, None] + half + 0.5), 0, 2 * half) - half
             # The scale that minimises the error for these levels: <x, levels> / <levels, levels>.
-            energy = np.einsum("td,td->t", levels, levels)
-            overlap = np.einsum("td,td->t", centred, levels)
+            energy, overlap = _summed(levels * levels), _summed(centred * levels)
             error = -(overlap * overlap) / energy  # squared error less the constant |x|²
             better = error < best_error
             best_error[better] = error[better]
             best_scale[better] = (overlap / energy)[better]
             best_levels[better] = levels[better]
         codes = (best_levels + half).astype(np.uint8)
-        return pack(codes, self.bits), np.maximum(best_scale, _TINY).astype(np.float16)
+        return pack(codes, self.bits), np.maximum(best_scale, LEAST_SCALE).astype(np.float16)
 
     def decompress(self, codes: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.float32]:
         """Packed codes uint8 [T, row_bytes] and scales float16 [T] to token vectors float32 [T, D]."""
@@ -96,6 +95,12 @@ class Codec:
         half = np.float32((2**self.bits - 1) / 2)
         levels = unpack(codes, self.bits).astype(np.float32) - half
         return np.asarray(self.mean + levels * scales.astype(np.float32)[:, None], np.float32)
+
+
+def _summed(products: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sums over dimensions, float32 [T, D] to [T], in their order: the same bits on every processor."""
+    sums: NDArray[np.float32] = np.add.accumulate(products, axis=1)[:, -1]
+    return sums
 
 
 def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -55,10 +55,15 @@ class Rotation:
         return vectors
 
 
+def block_of(dim: int) -> int:
+    """How many dimensions are transformed together: the greatest power of two that divides D."""
+    return dim & -dim
+
+
 def _transformed(columns: NDArray[np.float32]) -> NDArray[np.float32]:
     """The Hadamard transform of each block of dimensions, float32 [D, T], in place. It undoes itself."""
     dim = len(columns)
-    block = dim & -dim  # the greatest power of two that divides it
+    block = block_of(dim)
     width = 1
     while width < block:
         pairs = columns.reshape(dim // (2 * width), 2, -1)

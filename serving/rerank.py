@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoding.encoder import Encoder
+from serving.compress import compress_each
 from serving.explain import chunker_of, match_weights
 from serving.scoring import prepare_query
 from serving.snapshot import Snapshot
@@ -45,13 +46,15 @@ def rerank(
     """
     manifest = snapshot.manifest
     query, chunker = prepare_query(vectors, snapshot.codec), chunker_of(encoder, manifest)
-    pieces = [(position, piece) for position, text in enumerate(texts) for piece in chunker.passages(text)]
+    cut = chunker.passages_of([(text, None) for text in texts])
+    pieces = [(position, piece) for position, own in enumerate(cut) for piece in own]
     best: dict[int, Reranked] = {}
     for batch in encoder.encode([piece.encoded_text for _, piece in pieces], manifest.chunking.pool_factor):
         before_batch()
-        for number, tokens in batch:
+        compressed = compress_each(snapshot.codec, [tokens for _, tokens in batch])
+        for (number, _), coded in zip(batch, compressed, strict=True):
             position, piece = pieces[number]
-            weights, _ = match_weights(query, *snapshot.codec.compress(tokens))
+            weights, _ = match_weights(query, *coded)
             # Added in order, as float32: a sum in another order is another number.
             score = float(np.cumsum(weights, dtype=np.float32)[-1])
             known = best.get(position)

@@ -7,12 +7,9 @@ number of threads or the segment. `oracle.py` states the same definition without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +17,15 @@ from numpy.typing import NDArray
 from index_format.codebook import Codebook
 from index_format.codec import Codec
 from serving.kernels import native
+from serving.kernels.calls import address, aligned, in_threads, padded
 from serving.kernels.levels import Level, best_level
 from serving.kernels.segments import SegmentTable
 from serving.sharing import share
 
-Value = TypeVar("Value", bound=np.generic)
 QUERY_LEVELS = 127
 MOST_BLOCKS = 4  # registers of query vectors that a kernel takes at once
 _TABLE_TOP = 255
-_CACHE_LINE = 64
 _ARRANGED = 32  # fillings of all registers that token vectors are arranged for at once
-_pool = ThreadPoolExecutor(thread_name_prefix="colonnade-scoring")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +110,17 @@ def _fill(
     blocks = -(-len(levels) // level.lanes)
     planes, width = 8 // bits, levels.shape[1] * bits // 8
     groups = -(-width // 4)
-    padded = np.zeros((planes, groups * 4, blocks * level.lanes), np.int8)
-    padded[:, :width, : len(levels)] = levels.T.reshape(planes, width, -1)
-    query = padded.reshape(planes * groups, 4, blocks, level.lanes).transpose(0, 2, 3, 1)
+    by_plane = np.zeros((planes, groups * 4, blocks * level.lanes), np.int8)
+    by_plane[:, :width, : len(levels)] = levels.T.reshape(planes, width, -1)
+    query = by_plane.reshape(planes * groups, 4, blocks, level.lanes).transpose(0, 2, 3, 1)
     corrections = (2**bits - 1) * levels.sum(axis=1)
     return Lanes(
         vectors=len(levels),
         blocks=blocks,
-        query=_aligned(query),
-        corrections=_padded(corrections.astype(np.int32), blocks * level.lanes),
-        scales=_padded(scales * np.float32(0.5), blocks * level.lanes),
-        offsets=_padded(offsets, blocks * level.lanes),
+        query=aligned(query),
+        corrections=padded(corrections.astype(np.int32), blocks * level.lanes),
+        scales=padded(scales * np.float32(0.5), blocks * level.lanes),
+        offsets=padded(offsets, blocks * level.lanes),
         edges=np.array([0, len(levels)]),
     )
 
@@ -212,20 +207,20 @@ def maxsim_of_several(
         def score(first: int, last: int, kernel: native.Kernel = kernel, lanes: Lanes = lanes) -> None:
             kernel(
                 last - first,
-                _address(passages[first:]),
-                _address(table.rows),
+                address(passages[first:]),
+                address(table.rows),
                 row_bytes,
-                _address(lanes.query),
-                _address(lanes.corrections),
-                _address(lanes.scales),
-                _address(lanes.offsets),
+                address(lanes.query),
+                address(lanes.corrections),
+                address(lanes.scales),
+                address(lanes.offsets),
                 len(totals),
-                _address(lanes.edges),
-                _address(totals[:, first:]),
+                address(lanes.edges),
+                address(totals[:, first:]),
                 len(passages),
             )
 
-        _in_threads(score, len(passages), threads)
+        in_threads(score, len(passages), threads)
     return totals
 
 
@@ -250,8 +245,8 @@ def approximate_scores(
     first_vector = 0
     for lanes, centroid_lanes in zip(query.lanes, query.centroid_lanes, strict=True):
         columns = len(lanes.scales)
-        floors = _padded(rounding.floors[first_vector : first_vector + lanes.vectors], columns)
-        steps = _padded(np.full(lanes.vectors, rounding.step), columns)
+        floors = padded(rounding.floors[first_vector : first_vector + lanes.vectors], columns)
+        steps = padded(np.full(lanes.vectors, rounding.step), columns)
         first_vector += lanes.vectors
         rows = _centroid_table(query, centroid_lanes, centroids, floors, steps)
         outliers = _outlier_bytes(query, lanes, table, floors, steps, threads)
@@ -267,14 +262,14 @@ def approximate_scores(
             kernel(
                 first,
                 last,
-                _address(table.rows),
-                _address(rows),
+                address(table.rows),
+                address(rows),
                 len(rows) - 1,
-                _address(outliers),
-                _address(sums),
+                address(outliers),
+                address(sums),
             )
 
-        _in_threads(scan, len(sums), threads)
+        in_threads(scan, len(sums), threads)
     return sums
 
 
@@ -295,16 +290,16 @@ def nearest_centroids(
                 kernel(
                     len(centroids.codes),
                     centroids.codes.shape[1],
-                    _address(centroids.codes),
-                    _address(centroids.scales),
-                    _address(centroids.half_norms),
-                    _address(queries[number]),
-                    _address(corrections[number]),
-                    _address(scales[number]),
-                    _address(ids[at + number * size :]),
+                    address(centroids.codes),
+                    address(centroids.scales),
+                    address(centroids.half_norms),
+                    address(queries[number]),
+                    address(corrections[number]),
+                    address(scales[number]),
+                    address(ids[at + number * size :]),
                 )
 
-    _in_threads(find, len(ids) // size, threads)
+    in_threads(find, len(ids) // size, threads)
     return ids[: len(vectors)].astype(np.uint32)
 
 
@@ -318,12 +313,12 @@ def _registers(
     size, groups = MOST_BLOCKS * level.lanes, -(-vectors.shape[1] // 4)
     count = -(-len(vectors) // size)
     levels, scales = _round(vectors)
-    corrections = _padded((255 * levels.sum(axis=1)).astype(np.int32), count * size)
-    padded = np.zeros((count * size, groups * 4), np.int8)
-    padded[: len(levels), : levels.shape[1]] = levels
-    arranged = padded.reshape(count, MOST_BLOCKS, level.lanes, groups, 4).transpose(0, 3, 1, 2, 4)
-    halves = _padded(scales * np.float32(0.5), count * size)
-    return _aligned(arranged), corrections.reshape(count, size), halves.reshape(count, size)
+    corrections = padded((255 * levels.sum(axis=1)).astype(np.int32), count * size)
+    filled = np.zeros((count * size, groups * 4), np.int8)
+    filled[: len(levels), : levels.shape[1]] = levels
+    arranged = filled.reshape(count, MOST_BLOCKS, level.lanes, groups, 4).transpose(0, 3, 1, 2, 4)
+    halves = padded(scales * np.float32(0.5), count * size)
+    return aligned(arranged), corrections.reshape(count, size), halves.reshape(count, size)
 
 
 def _centroid_table(
@@ -340,15 +335,15 @@ def _centroid_table(
     native.centroid_values_kernel(query.level, lanes.blocks)(
         count,
         centroids.codes.shape[1],
-        _address(centroids.codes),
-        _address(centroids.scales),
-        _address(lanes.query),
-        _address(lanes.corrections),
-        _address(lanes.scales),
-        _address(values),
+        address(centroids.codes),
+        address(centroids.scales),
+        address(lanes.query),
+        address(lanes.corrections),
+        address(lanes.scales),
+        address(values),
     )
     native.round_table_kernel(query.level, lanes.blocks)(
-        count, _address(values), _address(floors), _address(steps), _address(table)
+        count, address(values), address(floors), address(steps), address(table)
     )
     return table
 
@@ -370,48 +365,16 @@ def _outlier_bytes(
             first,
             last,
             len(table.rows) - 1,
-            _address(table.rows),
+            address(table.rows),
             query.row_bytes,
-            _address(lanes.query),
-            _address(lanes.corrections),
-            _address(lanes.scales),
-            _address(lanes.offsets),
-            _address(floors),
-            _address(steps),
-            _address(outliers),
+            address(lanes.query),
+            address(lanes.corrections),
+            address(lanes.scales),
+            address(lanes.offsets),
+            address(floors),
+            address(steps),
+            address(outliers),
         )
 
-    _in_threads(score, len(outliers), threads)
+    in_threads(score, len(outliers), threads)
     return outliers
-
-
-def _in_threads(work: Callable[[int, int], None], count: int, threads: int) -> None:
-    """Call `work(first, last)` over parts of range(count), each in a thread of its own."""
-    if threads <= 1 or count < threads:
-        return work(0, count)
-    edges = [count * part // threads for part in range(threads + 1)]
-    rest = [_pool.submit(work, *span) for span in pairwise(edges[1:])]
-    work(edges[0], edges[1])
-    for part in rest:
-        part.result()
-    return None
-
-
-def _padded(values: NDArray[Value], length: int) -> NDArray[Value]:
-    """The values and zeros after them, up to `length` along the first axis."""
-    padded = np.zeros((length, *values.shape[1:]), values.dtype)
-    padded[: len(values)] = values
-    return padded
-
-
-def _aligned(values: NDArray[Value]) -> NDArray[Value]:
-    """A copy in C order that begins at a cache line, so that no register is loaded from two of them."""
-    room = np.empty(values.nbytes + _CACHE_LINE, np.uint8)
-    start = -room.ctypes.data % _CACHE_LINE
-    copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
-    copy[...] = values
-    return copy
-
-
-def _address(array: NDArray[np.generic]) -> int:
-    return array.ctypes.data

@@ -118,3 +118,8 @@ def begin_encoder(processes: int) -> None:
     and keeps the GPU that it claims."""
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     _for_life.enter_context(gpu_kept())
+
+
+def processor_share() -> int:
+    """How many threads this process may use: of those of the machine its share, where several encode."""
+    return torch.get_num_threads()

@@ -28,8 +28,9 @@ from index_format.errors import EncoderMismatch, IndexCorrupt, ObjectExists, Obj
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, FileRef, Manifest
 from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_codec, write_segment
+from serving.compress import compress_each
 from tasks import progress
-from tasks.device import gpu_claimed
+from tasks.device import gpu_claimed, processor_share
 from tasks.prefect_task import as_task
 from tasks.stage_documents import Shard
 
@@ -183,8 +184,9 @@ def _content(table: pa.Table, encoder: Encoder, codec: Codec, chunking: Chunking
     scales: list[NDArray[np.float16] | None] = [None] * len(passages)
     for batch in encoder.encode([passage.encoded_text for passage in passages], chunking.pool_factor):
         # Compressed batch by batch: float vectors of a whole shard would be eight times its codes.
-        for position, vectors in batch:
-            codes[position], scales[position] = codec.compress(vectors)
+        compressed = compress_each(codec, [vectors for _, vectors in batch], threads=processor_share())
+        for (position, _), own in zip(batch, compressed, strict=True):
+            codes[position], scales[position] = own
         progress.report("encode", advance=sum(passages[one].end - passages[one].start for one, _ in batch))
     lengths = np.array([len(one) for one in scales if one is not None], np.uint32)
     first_of_row = np.searchsorted(rows, rows)

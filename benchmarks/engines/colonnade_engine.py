@@ -18,6 +18,7 @@ from index_format.commit import commit
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodebookRecord, CodecRecord, EncoderRecord
 from index_format.segment import EncodedSegment, SegmentContent, write_codec, write_segment
+from serving.compress import compress
 from serving.search import rank
 from serving.snapshot import open_snapshot
 from tasks.assign_centroids import assign_centroids
@@ -78,7 +79,9 @@ class Colonnade:
     def _segment(self, index: Index, codec: Codec, numbers: range, prefix: str) -> EncodedSegment:
         first, last = self._vectors.offsets[numbers.start], self._vectors.offsets[numbers.stop]
         blocks = [
-            codec.compress(np.asarray(self._vectors.tokens[at : min(at + 16384, last)], np.float32))
+            compress(
+                codec, np.asarray(self._vectors.tokens[at : min(at + 16384, last)], np.float32), threads=self._threads
+            )
             for at in range(first, last, 16384)
         ]
         texts = [self._vectors.texts[number] for number in numbers]

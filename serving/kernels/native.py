@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 
-from serving.kernels import centroids, maxsim
+from serving.kernels import centroids, compress, maxsim
 from serving.kernels.levels import Level
 
 Kernel = Callable[..., None]
@@ -53,6 +53,11 @@ def scan_kernel(level: Level, blocks: int, id_bytes: int) -> Kernel:
 def nearest_kernel(level: Level, blocks: int) -> Kernel:
     arguments = len(centroids.NEAREST_ARGUMENTS)
     return _compile(level, centroids.NEAREST, arguments, lambda m: centroids.build_nearest(m, level, blocks))
+
+
+@functools.cache
+def compress_kernel(level: Level, bits: int) -> Kernel:
+    return _compile(level, compress.NAME, len(compress.ARGUMENTS), lambda m: compress.build(m, level, bits))
 
 
 def _compile(level: Level, name: str, arguments: int, build: Callable[[ir.Module], None]) -> Kernel:

@@ -16,7 +16,9 @@ from index_format.errors import SourceError
 from index_format.index import Index
 from index_format.manifest import EncoderRecord
 from index_format.segment import EncodedSegment, SegmentContent, write_segment
+from serving.compress import Compressed, compress
 from tasks import progress
+from tasks.device import processor_share
 from tasks.imports.documents import NO_DOCUMENT, Gathered
 from tasks.imports.peer import PeerIndex, expect
 from tasks.rows import Rejected
@@ -25,8 +27,6 @@ from tasks.stage_documents import content_hash, documents_table
 
 SEGMENT_TOKENS = 1 << 20  # 70 MB of codes at 128 dimensions and 4 bits
 _BLOCK = 16384  # tokens decompressed at once
-
-Compressed = tuple[NDArray[np.uint8], NDArray[np.float16]]
 
 
 def sampled_vectors(peer: PeerIndex, positions: list[int]) -> list[NDArray[np.float32]]:
@@ -141,7 +141,8 @@ def _compressed(peer: PeerIndex, codec: Codec) -> Iterator[tuple[int, Compressed
             start = int(ends[first] - lengths[first])
             last = max(first + 1, int(np.searchsorted(ends, start + _BLOCK, side="right")))
             tokens = slice(start, int(ends[last - 1]))
-            codes, scales = codec.compress(_decompress(peer, number, chunk.codes[tokens], chunk.residuals[tokens]))
+            vectors = _decompress(peer, number, chunk.codes[tokens], chunk.residuals[tokens])
+            codes, scales = compress(codec, vectors, threads=processor_share())
             cuts = (ends[first : last - 1] - start).tolist()
             for own in zip(np.split(codes, cuts), np.split(scales, cuts), strict=True):
                 yield position, own
