@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import os
 import random
 import re
 import sys
@@ -34,8 +33,7 @@ from colonnade.demo_corpus import collect
 from encoding.encoder import Encoder, load_encoder
 from encoding.location import EMBEDDED
 from index_format.codebook import Codebook
-from serving.scoring import CodedCentroids, nearest_centroids
-from tasks.train_codebook import kmeans
+from tasks.train_codebook import kmeans, nearest_of
 
 TOKENS_PER_CENTROID = (16, 64, 256)
 SEGMENTS = 3  # of what comes later, some two thousand tokens each
@@ -133,7 +131,7 @@ def measure_drift(data: Path, tokens: int, command: str) -> Drift:
 
 def distance(vectors: Vectors, book: Vectors) -> float:
     """The mean squared distance of vectors to their centroids."""
-    nearest = nearest_centroids(vectors, CodedCentroids.of(Codebook.of(book)), threads=os.cpu_count() or 1)
+    nearest = nearest_of(Codebook.of(book)).find(vectors)
     return float(np.square(vectors - book[nearest]).sum(axis=1).mean())
 
 

@@ -28,12 +28,12 @@ from index_format.codec import BITS, Codec
 from serving.compress import compress
 from serving.kernels.levels import Level, levels_here
 from serving.kernels.segments import SegmentTable
+from serving.nearest import nearest_of_all
 from serving.scoring import (
     CodedCentroids,
     Query,
     maxsim,
     maxsim_of_several,
-    nearest_centroids,
     prepare_query,
     sharing,
 )
@@ -91,7 +91,7 @@ def _costs(level: Level, dim: int) -> list[Cost]:
             Cost(f"compression, {bits} bit{'s' if bits > 1 else ''}", level.name, dim, _best(coding) / ASSIGNED)
         )
     centroids = CodedCentroids.of(Codebook.of(random_query(CENTROIDS, dim, 1)))
-    nearest = partial(nearest_centroids, tokens, centroids, level=level)
+    nearest = partial(nearest_of_all, tokens, centroids, level=level)
     costs.append(Cost(f"nearest of {CENTROIDS:,} centroids", level.name, dim, _best(nearest) / ASSIGNED))
     return costs
 

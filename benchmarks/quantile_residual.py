@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_format.codebook import Codebook
-from serving.scoring import CodedCentroids, nearest_centroids
+from serving.nearest import nearest_of_all
+from serving.scoring import CodedCentroids
 from tasks.train_codebook import kmeans
 
 CENTROID_BYTES = 4  # an int32 id beside the residual of each token
@@ -68,4 +69,4 @@ def _buckets(bits: int, residuals: NDArray[np.float32]) -> Buckets:
 
 
 def _nearest(vectors: NDArray[np.float32], coded: CodedCentroids) -> NDArray[np.uint32]:
-    return nearest_centroids(vectors, coded, threads=os.cpu_count() or 1)
+    return nearest_of_all(vectors, coded, threads=os.cpu_count() or 1)

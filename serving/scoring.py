@@ -25,7 +25,6 @@ from serving.sharing import share
 QUERY_LEVELS = 127
 MOST_BLOCKS = 4  # registers of query vectors that a kernel takes at once
 _TABLE_TOP = 255
-_ARRANGED = 32  # fillings of all registers that token vectors are arranged for at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +173,12 @@ def round_to_bytes(query: Query, centroids: CodedCentroids) -> Rounding:
 def prepare_query(vectors: NDArray[np.float32], codec: Codec, level: Level | None = None) -> Query:
     """Rotate query vectors float32 [Q, D] as the codec does, and round them to 8-bit levels, each on its own scale."""
     vectors = codec.rotated(np.ascontiguousarray(vectors, np.float32))
-    levels, scales = _round(vectors)
+    levels, scales = round_to_levels(vectors)
     return Query(vectors, levels, scales, vectors @ codec.mean, codec.bits, level or best_level())
 
 
-def _round(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def round_to_levels(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors float32 [n, D] as integers from -127 to 127, in float32 [n, D], and the scale of each: float32 [n]."""
     scales = np.abs(vectors).max(axis=1, initial=0.0) / np.float32(QUERY_LEVELS)
     scales[scales == 0] = 1
     return np.rint(vectors / scales[:, None]), scales
@@ -271,54 +271,6 @@ def approximate_scores(
 
         in_threads(scan, len(sums), threads)
     return sums
-
-
-def nearest_centroids(
-    vectors: NDArray[np.float32], centroids: CodedCentroids, *, threads: int = 1, level: Level | None = None
-) -> NDArray[np.uint32]:
-    """The nearest centroid of token vectors float32 [T, D], both rounded to 8 bits: uint32 [T]."""
-    level = level or best_level()
-    size = MOST_BLOCKS * level.lanes
-    kernel = native.nearest_kernel(level, MOST_BLOCKS)
-    ids = np.zeros(-(-len(vectors) // size) * size, np.int32)
-
-    def find(first: int, last: int) -> None:
-        for at in range(first * size, last * size, _ARRANGED * size):
-            own = vectors[at : min(at + _ARRANGED * size, last * size)]
-            queries, corrections, scales = _registers(own, level)
-            for number in range(len(queries)):
-                kernel(
-                    len(centroids.codes),
-                    centroids.codes.shape[1],
-                    address(centroids.codes),
-                    address(centroids.scales),
-                    address(centroids.half_norms),
-                    address(queries[number]),
-                    address(corrections[number]),
-                    address(scales[number]),
-                    address(ids[at + number * size :]),
-                )
-
-    in_threads(find, len(ids) // size, threads)
-    return ids[: len(vectors)].astype(np.uint32)
-
-
-def _registers(
-    vectors: NDArray[np.float32], level: Level
-) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.float32]]:
-    """What `_fill` makes of full registers of vectors float32 [n, D], for codes of 8 bits, for many at once.
-
-    int8 [N, groups, blocks, lanes, 4], and corrections int32 and scales float32 [N, blocks · lanes].
-    """
-    size, groups = MOST_BLOCKS * level.lanes, -(-vectors.shape[1] // 4)
-    count = -(-len(vectors) // size)
-    levels, scales = _round(vectors)
-    corrections = padded((255 * levels.sum(axis=1)).astype(np.int32), count * size)
-    filled = np.zeros((count * size, groups * 4), np.int8)
-    filled[: len(levels), : levels.shape[1]] = levels
-    arranged = filled.reshape(count, MOST_BLOCKS, level.lanes, groups, 4).transpose(0, 3, 1, 2, 4)
-    halves = padded(scales * np.float32(0.5), count * size)
-    return aligned(arranged), corrections.reshape(count, size), halves.reshape(count, size)
 
 
 def _centroid_table(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 import msgspec
 
 from index_format.errors import EncoderMismatch
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
 from index_format.segment import EncodedSegment, read_codebook, read_codec, write_centroids
-from serving.scoring import CodedCentroids, nearest_centroids
 from tasks import progress
 from tasks.prefect_task import as_task
+from tasks.train_codebook import nearest_of
 
 
 def assign_centroids(
@@ -29,14 +27,13 @@ def assign_centroids(
         )
     index = Index.at(address)
     book = read_codebook(index.files, codebook, dim)
-    coded, threads = CodedCentroids.of(book), os.cpu_count() or 1
     file = write_centroids(
         index.store,
         segment,
         index.files,
         read_codec(index.files, codec, dim),
         book,
-        nearest=lambda vectors: nearest_centroids(vectors, coded, threads=threads),
+        nearest=nearest_of(book).find,
     )
     progress.report("centroids", advance=segment.tokens)
     if isinstance(segment, SegmentRecord):

@@ -15,9 +15,8 @@ from index_format.codec import Codec
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, SegmentRecord
 from index_format.segment import Codes, map_codes
-from serving.scoring import CodedCentroids
 from tasks.prefect_task import as_task
-from tasks.train_codebook import LEAST_TOKENS, OUTLIER_SHARE, squared_distances
+from tasks.train_codebook import LEAST_TOKENS, OUTLIER_SHARE, nearest_of, squared_distances
 
 LIMIT = 1.12
 """A segment has drifted when its vectors lie this much farther from their centroids than text of the codebook's own
@@ -58,10 +57,10 @@ def measure_drift(address: str, version: int) -> list[SegmentDrift]:
     index = Index.at(address)
     manifest = index.version(version)
     codec, book = index.codec(manifest), index.codebook(manifest)
-    coded, found = CodedCentroids.of(book), []
+    nearest, found = nearest_of(book), []
     for record in manifest.segments[-_MOST:]:
         arrays = map_codes(index.files, record, codec)
-        distances = squared_distances(_sample(arrays, codec), book, coded)
+        distances = squared_distances(_sample(arrays, codec), book, nearest)
         found.append(_segment_drift(record, manifest.codebook, distances, _quantisation(arrays, codec)))
     return found
 

@@ -20,7 +20,8 @@ from index_format.errors import EncoderMismatch
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
 from index_format.segment import EncodedSegment, map_codes, read_codec, write_codebook
-from serving.scoring import CodedCentroids, nearest_centroids
+from serving.nearest import NearestCentroids
+from serving.scoring import CodedCentroids
 from tasks import progress
 from tasks.prefect_task import as_task
 
@@ -60,8 +61,8 @@ def train_codebook(
     apart = _sample(index, segments, left_out, opened, min(sum(left_out), HELD_OUT_SAMPLE), held=True)
     tokens = [segment.tokens for segment in segments]
     any_kind = _sample(index, segments, tokens, opened, min(sum(tokens), OUTLIER_SAMPLE), held=None)
-    coded = CodedCentroids.of(book)
-    farther = outlier_distance(squared_distances(any_kind, book, coded))
+    nearest = nearest_of(book)
+    farther = outlier_distance(squared_distances(any_kind, book, nearest))
     codebook_id = keys.new_id()
     return CodebookRecord(
         id=codebook_id,
@@ -69,7 +70,7 @@ def train_codebook(
         centroids=centroids,
         trained_on_tokens=sum(tokens),
         trained_on_segments=[segment.id for segment in segments],
-        held_out_distance=_mean_distance(apart, book, coded),
+        held_out_distance=_mean_distance(apart, book, nearest),
         outlier_distance=farther if sum(tokens) >= LEAST_TOKENS else None,
         file=write_codebook(index.store, codebook_id, book),
     )
@@ -81,10 +82,10 @@ train_codebook_task = as_task(train_codebook, "train codebook")
 def kmeans(sample: NDArray[np.float32], centroids: int) -> NDArray[np.float32]:
     """Centroids float32 [C, D] of vectors float32 [n, D], n ≥ C; the same for the same input on any machine."""
     progress.report("codebook", total=ITERATIONS)
-    random, threads = np.random.default_rng(SEED), os.cpu_count() or 1
+    random = np.random.default_rng(SEED)
     current = sample[np.sort(random.choice(len(sample), centroids, replace=False))]
     for _ in range(ITERATIONS):
-        nearest = nearest_centroids(sample, CodedCentroids.of(Codebook.of(current)), threads=threads)
+        nearest = nearest_of(Codebook.of(current)).find(sample)
         current = _means(sample, nearest, centroids, random)
         progress.report("codebook", advance=1)
     return current
@@ -105,16 +106,20 @@ def _means(
     return means
 
 
-def squared_distances(vectors: NDArray[np.float32], book: Codebook, coded: CodedCentroids) -> NDArray[np.float32]:
-    """How far vectors float32 [n, D] lie from their nearest centroids, which `coded` are too: float32 [n]."""
-    nearest = nearest_centroids(vectors, coded, threads=os.cpu_count() or 1)
-    return book.squared_distances(vectors, nearest)
+def nearest_of(book: Codebook) -> NearestCentroids:
+    """What finds the nearest centroids of a codebook, on all cores."""
+    return NearestCentroids(CodedCentroids.of(book), threads=os.cpu_count() or 1)
 
 
-def _mean_distance(vectors: NDArray[np.float32], book: Codebook, coded: CodedCentroids) -> float | None:
+def squared_distances(vectors: NDArray[np.float32], book: Codebook, nearest: NearestCentroids) -> NDArray[np.float32]:
+    """How far vectors float32 [n, D] lie from their nearest centroids: float32 [n]. nearest: of the codebook."""
+    return book.squared_distances(vectors, nearest.find(vectors))
+
+
+def _mean_distance(vectors: NDArray[np.float32], book: Codebook, nearest: NearestCentroids) -> float | None:
     if len(vectors) < LEAST_TOKENS:
         return None
-    return float(squared_distances(vectors, book, coded).mean())
+    return float(squared_distances(vectors, book, nearest).mean())
 
 
 def outlier_distance(distances: NDArray[np.float32], share: float = OUTLIER_SHARE) -> float | None:

@@ -56,6 +56,13 @@ def nearest_kernel(level: Level, blocks: int) -> Kernel:
 
 
 @functools.cache
+def nearness_kernel(level: Level, blocks: int, probes: int) -> Kernel:
+    arguments = len(centroids.NEARNESS_ARGUMENTS)
+    build = functools.partial(centroids.build_nearness, level=level, blocks=blocks, probes=probes)
+    return _compile(level, centroids.NEARNESS, arguments, build)
+
+
+@functools.cache
 def compress_kernel(level: Level, bits: int) -> Kernel:
     return _compile(level, compress.NAME, len(compress.ARGUMENTS), lambda m: compress.build(m, level, bits))
 

@@ -12,19 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from index_format.codebook import Codebook
 from index_format.codec import MAX_DIM, Codec, unpack
 from index_format.rotation import Rotation
 from serving.kernels.levels import LEVELS, Level, levels_here
 from serving.oracle import coded_maxsim, exact_maxsim
 from serving.scoring import (
     MOST_BLOCKS,
-    CodedCentroids,
     Query,
     approximate_scores,
     maxsim,
     maxsim_of_several,
-    nearest_centroids,
     prepare_query,
     round_to_bytes,
     sharing,
@@ -305,17 +302,3 @@ def test_a_query_is_rounded_to_eight_bits_on_scales_of_its_own(snapshot: Snapsho
     np.testing.assert_allclose(
         query.levels * query.scales[:, None], snapshot.codec.rotated(vectors), atol=query.scales.max() / 2
     )
-
-
-@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
-@pytest.mark.parametrize(("dim", "centroids", "tokens"), [(8, 1, 3), (24, 7, 65), (128, 300, 64), (16, 40, 0)])
-def test_the_nearest_centroid_is_hardly_farther_than_the_nearest(
-    dim: int, centroids: int, tokens: int, level: Level
-) -> None:
-    """Rounding to eight bits may choose another one, but only where both are as good as equal."""
-    random = np.random.default_rng(dim)
-    book, vectors = random_vectors(random, centroids, dim), random_vectors(random, tokens, dim)
-    found = nearest_centroids(vectors, CodedCentroids.of(Codebook.of(book)), level=level, threads=2)
-    distances = ((vectors[:, None] - book[None]) ** 2).sum(axis=2)
-    chosen = distances[np.arange(tokens), found] if tokens else np.zeros(0)
-    np.testing.assert_allclose(chosen, distances.min(axis=1) if tokens else [], atol=0.05)
