@@ -66,12 +66,12 @@ def nearest_of_all(
 ) -> NDArray[np.uint32]:
     """The nearest centroid of token vectors float32 [T, D], after a look at each: uint32 [T]; of equals, the first."""
     level = level or best_level()
-    size = _FILLINGS * MOST_BLOCKS * level.lanes
+    size = MOST_BLOCKS * level.lanes
     ids = np.empty(len(vectors), np.uint32)
 
     def find(first: int, last: int) -> None:
-        for at in range(first * size, min(last * size, len(vectors)), size):
-            own = slice(at, at + size)
+        for at in range(first * size, last * size, _FILLINGS * size):
+            own = slice(at, min(at + _FILLINGS * size, last * size))
             filled = _Rounded.of(vectors[own]).filled(level)
             ids[own] = _nearest(filled, centroids.codes, centroids.scales, centroids.half_norms, level)[0]
 
