@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, repeat
+from itertools import pairwise, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,12 +151,12 @@ def best_of(snapshot: Snapshot, scored: Scored, k: int) -> tuple[list[int], list
         threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
         passages, scores = passages[scores >= threshold], scores[scores >= threshold]
     order = np.argsort(-scores, kind="stable")
-    ranked: list[int] = []
-    for _, tied in groupby(order.tolist(), key=scores.__getitem__):
-        places = passages[list(tied)].tolist()
-        # Ids are looked up where they decide.
-        ranked += places if len(places) == 1 else sorted(places, key=partial(_identity, snapshot))
-    return ranked[:k], scores[order[:k]].tolist()
+    ranked, ordered = passages[order].tolist(), scores[order]
+    edges = [0, *(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), len(ranked)]
+    for start, stop in pairwise(edges):
+        if stop - start > 1:  # ids are looked up where they decide
+            ranked[start:stop] = sorted(ranked[start:stop], key=partial(_identity, snapshot))
+    return ranked[:k], ordered[:k].tolist()
 
 
 def _identity(snapshot: Snapshot, passage: int) -> tuple[str, int]:
