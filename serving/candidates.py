@@ -23,6 +23,7 @@ from scipy.special import ndtr
 _GROWTH = 2
 _WHOLE_SHARE = 0.5  # when more than this share is wanted, all are scored: the order no longer saves anything
 _LEAST_SPREAD = 1e-6
+_SPREADS = 8.0  # beyond so many a normal error is none: 6e-16
 
 Score = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Exact scores float32 [n] of passages int64 [n], ascending."""
@@ -124,16 +125,20 @@ def _expected_beyond(
     in the approximate one and a normal error; the error's size is that of the errors above the line, where
     the passages that matter are.
     """
-    x = approximate.astype(np.float64)
-    y = exact.astype(np.float64)
-    x_mean, y_mean = x.mean(), y.mean()
-    variance = float(((x - x_mean) ** 2).mean())
-    slope = max(0.0, float(((x - x_mean) * (y - y_mean)).mean()) / variance) if variance > 0 else 0.0
-    errors = y - (y_mean + slope * (x - x_mean))
-    above = errors[errors > 0]
-    spread = max(float(np.sqrt((above**2).mean())) if len(above) else 0.0, _LEAST_SPREAD)
-    threshold = float(np.partition(y, len(y) - k)[len(y) - k])
-    scores = np.flatnonzero(left)
+    x, y, count = approximate.astype(np.float64), exact.astype(np.float64), len(exact)
+    x_mean, y_mean = x.sum() / count, y.sum() / count
+    x -= x_mean
+    variance = float((x * x).sum())
+    slope = max(0.0, float((x * (y - y_mean)).sum()) / variance) if variance > 0 else 0.0
+    errors = np.sort(y - (y_mean + slope * x))
+    above = errors[np.searchsorted(errors, 0.0, side="right") :]
+    spread = max(float(np.sqrt((above * above).sum() / len(above))) if len(above) else 0.0, _LEAST_SPREAD)
+    threshold = float(np.partition(y, count - k)[count - k])
+    # Below this score nothing is expected to reach the threshold, and most passages lie there.
+    most = max(_SPREADS * spread, float(errors[-1]))
+    reached_at = x_mean + (threshold - y_mean - most) / slope if slope > 0 else 0.0
+    lowest = int(min(max(0.0, reached_at), len(left)))
+    scores = lowest + np.flatnonzero(left[lowest:])
     needed = threshold - (y_mean + slope * (scores - x_mean))
-    seen = 1 - np.searchsorted(np.sort(errors), needed, side="right") / len(errors)
+    seen = 1 - np.searchsorted(errors, needed, side="right") / count
     return float((left[scores] * np.maximum(ndtr(-needed / spread), seen)).sum())
