@@ -10,7 +10,7 @@ Vectors and centroids are rounded to 8 bits, as in a search.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ GROUPED = 8192  # centroids, those of a million tokens: from there on groups are
 PROBES = 16  # groups that a vector looks at
 _WORTH = 8  # vectors for each group, from which on making groups is less than looking at all centroids
 _ROUNDS = 6  # of k-means, by which centroids come to groups
-_AT_ONCE = 16384  # vectors, so that each group has some
+_AT_ONCE = 4096  # vectors: each group has some, and how near they are to all groups stays in memory that is near
 _FILLINGS = 32  # of all registers, arranged at once
 
 
@@ -43,9 +43,13 @@ class NearestCentroids:
         if groups is None:
             return nearest_of_all(vectors, self._centroids, threads=self._threads, level=self._level)
         ids = np.empty(len(vectors), np.uint32)
-        for first in range(0, len(vectors), _AT_ONCE):
-            own = slice(first, first + _AT_ONCE)
-            ids[own] = groups.find(_Rounded.of(vectors[own]), self._threads, self._level)
+
+        def find(first: int, last: int) -> None:
+            for at in range(first, last, _AT_ONCE):
+                own = slice(at, min(at + _AT_ONCE, last))
+                ids[own] = groups.find(_Rounded.of(vectors[own]), self._level)
+
+        in_threads(find, len(vectors), self._threads)
         return ids
 
     def _groups_for(self, vectors: int) -> _Groups | None:
@@ -66,14 +70,16 @@ def nearest_of_all(
 ) -> NDArray[np.uint32]:
     """The nearest centroid of token vectors float32 [T, D], after a look at each: uint32 [T]; of equals, the first."""
     level = level or best_level()
-    size = MOST_BLOCKS * level.lanes
+    size, kernel = MOST_BLOCKS * level.lanes, native.nearest_kernel(level, MOST_BLOCKS)
     ids = np.empty(len(vectors), np.uint32)
 
     def find(first: int, last: int) -> None:
         for at in range(first * size, last * size, _FILLINGS * size):
             own = slice(at, min(at + _FILLINGS * size, last * size))
             filled = _Rounded.of(vectors[own]).filled(level)
-            ids[own] = _nearest(filled, centroids.codes, centroids.scales, centroids.half_norms, level)[0]
+            found = np.empty(len(filled.halves), np.int32)
+            kernel(len(centroids.codes), *_of(centroids), *filled.arguments, address(found))
+            ids[own] = found[: filled.count]
 
     in_threads(find, -(-len(vectors) // size), threads)
     return ids
@@ -90,6 +96,11 @@ class _Filled:
     query: NDArray[np.int8]
     corrections: NDArray[np.int32]
     halves: NDArray[np.float32]
+
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """As kernels take them."""
+        return len(self.query), address(self.query), address(self.corrections), address(self.halves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +121,8 @@ class _Rounded:
         whole[:, : levels.shape[1]] = levels
         return _Rounded(whole, (255 * levels.sum(axis=1)).astype(np.int32), scales * np.float32(0.5))
 
-    def take(self, rows: NDArray[np.integer]) -> _Rounded:
-        """Some of them, in the order of their numbers `rows`."""
-        return _Rounded(self.levels[rows], self.corrections[rows], self.halves[rows])
-
     def filled(self, level: Level) -> _Filled:
-        """As a kernel takes them."""
+        """All of them in lanes."""
         size = MOST_BLOCKS * level.lanes
         fillings = -(-len(self.levels) // size)
         fours = padded(self.levels.view(np.int32), fillings * size)
@@ -128,45 +135,24 @@ class _Rounded:
         )
 
 
-def _nearest(
-    filled: _Filled,
-    codes: NDArray[np.uint8],
-    scales: NDArray[np.float16],
-    half_norms: NDArray[np.float32],
-    level: Level,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The nearest centroid of each vector, int32 [count], and how near: float32 [count]."""
-    ids, values = np.empty(len(filled.halves), np.int32), np.empty(len(filled.halves), np.float32)
-    native.nearest_kernel(level, MOST_BLOCKS)(
-        len(filled.query),
-        len(codes),
-        codes.shape[1],
-        address(codes),
-        address(scales),
-        address(half_norms),
-        address(filled.query),
-        address(filled.corrections),
-        address(filled.halves),
-        address(ids),
-        address(values),
-    )
-    return ids[: filled.count], values[: filled.count]
+def _of(centroids: CodedCentroids) -> tuple[int, ...]:
+    """Centroids as kernels take them."""
+    codes, scales, half_norms = centroids.codes, centroids.scales, centroids.half_norms
+    return codes.shape[1], address(codes), address(scales), address(half_norms)
 
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
     """Centroids in groups of near ones.
 
-    centres: of the groups. members: int64 [C], ids by group and ascending in each, those of group g from starts[g] to
-    starts[g + 1]. codes, scales, half_norms: of the centroids, in the order of `members`.
+    centres: of the groups; nothing is near one without centroids. members: int32 [C], ids by group and ascending in
+    each, those of group g from starts[g] to starts[g + 1], int64. centroids: in the order of `members`.
     """
 
     centres: CodedCentroids
-    members: NDArray[np.int64]
+    members: NDArray[np.int32]
     starts: NDArray[np.int64]
-    codes: NDArray[np.uint8]
-    scales: NDArray[np.float16]
-    half_norms: NDArray[np.float32]
+    centroids: CodedCentroids
 
     @staticmethod
     def of(centroids: CodedCentroids, threads: int, level: Level) -> _Groups:
@@ -182,65 +168,40 @@ class _Groups:
             filled = np.flatnonzero(sizes)  # a group without centroids stays where it is
             sums = np.add.reduceat(vectors[members], (np.cumsum(sizes) - sizes)[filled])
             middles[filled] = sums / sizes[filled, None]
+        arrays = {name: getattr(centroids, name)[members] for name in ("codes", "scales", "half_norms")}
         return _Groups(
-            centres=centres,
-            members=members,
+            centres=replace(centres, half_norms=np.where(sizes > 0, centres.half_norms, np.float32(np.inf))),
+            members=members.astype(np.int32),
             starts=np.concatenate([[0], np.cumsum(sizes)]),
-            codes=centroids.codes[members],
-            scales=centroids.scales[members],
-            half_norms=centroids.half_norms[members],
+            centroids=replace(centroids, **arrays),
         )
 
-    def find(self, rounded: _Rounded, threads: int, level: Level) -> NDArray[np.uint32]:
-        """The nearest of the centroids in the nearest groups of each vector; of equals, the lowest id: uint32 [T]."""
-        nearness, least = self._nearness(rounded, threads, level)
-        groups, vectors = np.nonzero(nearness >= least)  # by group
-        edges = np.searchsorted(groups, np.arange(len(self.starts)))
-        ids, values = np.zeros(len(vectors), np.int64), np.full(len(vectors), -np.inf, np.float32)
-
-        def look(first: int, last: int) -> None:
-            for group in range(first, last):
-                pairs, own = slice(*edges[group : group + 2]), slice(*self.starts[group : group + 2])
-                if pairs.start < pairs.stop and own.start < own.stop:
-                    filled = rounded.take(vectors[pairs]).filled(level)
-                    among, values[pairs] = _nearest(
-                        filled, self.codes[own], self.scales[own], self.half_norms[own], level
-                    )
-                    ids[pairs] = self.members[own][among]
-
-        in_threads(look, len(edges) - 1, threads)
-        best = np.full(len(rounded.halves), -np.inf, np.float32)
-        np.maximum.at(best, vectors, values)
-        is_best = values == best[vectors]
-        found = np.full(len(best), len(self.members), np.int64)
-        np.minimum.at(found, vectors[is_best], ids[is_best])
-        return found.astype(np.uint32)
-
-    def _nearness(
-        self, rounded: _Rounded, threads: int, level: Level
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """How near each vector is to the centre of each group, float32 [G, T], and to the last one that counts: [T]."""
-        count, size = len(self.centres.codes), MOST_BLOCKS * level.lanes
-        filled = rounded.filled(level)
-        values = np.empty((len(filled.query), count, size), np.float32)
+    def find(self, rounded: _Rounded, level: Level) -> NDArray[np.int32]:
+        """The nearest of the centroids in the nearest groups of each vector; of equals, the lowest id: int32 [T]."""
+        filled, groups, count = rounded.filled(level), len(self.starts) - 1, len(rounded.halves)
+        nearness = np.empty((groups, len(filled.halves)), np.float32)
         least = np.empty(len(filled.halves), np.float32)
-        half_norms = np.where(np.diff(self.starts) > 0, self.centres.half_norms, np.float32(np.inf))
-        kernel = native.nearness_kernel(level, MOST_BLOCKS, PROBES)
-
-        def score(first: int, last: int) -> None:
-            for at in range(first, last):
-                kernel(
-                    count,
-                    self.centres.codes.shape[1],
-                    address(self.centres.codes),
-                    address(self.centres.scales),
-                    address(half_norms),
-                    address(filled.query[at]),
-                    address(filled.corrections[at * size :]),
-                    address(filled.halves[at * size :]),
-                    address(values[at]),
-                    address(least[at * size :]),
-                )
-
-        in_threads(score, len(values), threads)
-        return values.transpose(1, 0, 2).reshape(count, -1)[:, : filled.count], least[: filled.count]
+        nearness_kernel = native.nearness_kernel(level, MOST_BLOCKS, PROBES)
+        nearness_kernel(groups, *_of(self.centres), *filled.arguments, address(nearness), address(least))
+        words = rounded.levels.shape[1] // 4
+        chosen, work = np.empty(count, np.int32), aligned(np.empty((words + 4, MOST_BLOCKS * level.lanes), np.int32))
+        best, ids = np.full(count, -np.inf, np.float32), np.full(count, len(self.members), np.int32)
+        native.nearest_in_groups_kernel(level, MOST_BLOCKS)(
+            groups,
+            address(self.starts),
+            address(self.members),
+            *_of(self.centroids),
+            count,
+            words,
+            address(rounded.levels),
+            address(rounded.corrections),
+            address(rounded.halves),
+            nearness.shape[1],
+            address(nearness),
+            address(least),
+            address(chosen),
+            address(work),
+            address(best),
+            address(ids),
+        )
+        return ids

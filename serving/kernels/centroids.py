@@ -5,9 +5,6 @@ that: a row of the table is one centroid, a column one query vector, on one step
 of different columns can be added. `outlier_bytes` makes such rows of the outliers' own codes, of all passages at once:
 a passage has one or two, which would leave most of a tile empty. `scan` gives each passage the sum over query vectors
 of its best byte.
-
-`nearest` is the same product the other way round: token vectors in the lanes, each to find its centroid. `nearness`
-tells how near each is to all of some centres, and to the one that is the last it is to look behind.
 """
 
 from __future__ import annotations
@@ -29,7 +26,6 @@ from serving.kernels.ir_loops import (
     intrinsic,
     larger_float,
     pointer,
-    splat,
 )
 from serving.kernels.levels import Level
 from serving.kernels.products import Products
@@ -81,37 +77,6 @@ SCAN_ARGUMENTS = {
     "mask": i64,  # that power of two less one: a wrong id in a file reads a wrong row, never beyond the table
     "outliers": pointer,  # u8 [outliers of all segments, lanes of all blocks]
     "sums": pointer,  # i32 [passages], added to; a negative one marks a passage that is left alone
-}
-
-
-NEAREST = "nearest"
-NEAREST_ARGUMENTS = {
-    "fillings": i64,  # of all lanes of all blocks, by token vectors
-    "count": i64,  # centroids
-    "row_bytes": i64,
-    "codes": pointer,  # u8 [count, row_bytes]
-    "code_scales": pointer,  # f16 [count]
-    "half_norms": pointer,  # f32 [count]: half the squared length of each centroid
-    "query": pointer,  # i8, see products.py, of each filling
-    "corrections": pointer,  # i32 [fillings, lanes of all blocks]
-    "scales": pointer,  # f32 [fillings, lanes of all blocks]
-    "ids": pointer,  # i32 [fillings, lanes of all blocks], written
-    "values": pointer,  # f32 [fillings, lanes of all blocks], written: the product less `half_norms`
-}
-
-
-NEARNESS = "nearness"
-NEARNESS_ARGUMENTS = {
-    "count": i64,  # centres
-    "row_bytes": i64,
-    "codes": pointer,  # u8 [count, row_bytes]
-    "code_scales": pointer,  # f16 [count]
-    "half_norms": pointer,  # f32 [count]
-    "query": pointer,  # i8, see products.py
-    "corrections": pointer,  # i32 [lanes of all blocks]
-    "scales": pointer,  # f32 [lanes of all blocks]
-    "values": pointer,  # f32 [count, lanes of all blocks], written: the product less `half_norms`
-    "least": pointer,  # f32 [lanes of all blocks], written: the greatest but `probes` - 1 of the values
 }
 
 
@@ -234,76 +199,3 @@ def _raise_best(builder: ir.IRBuilder, best: Variable, rows: ir.Value, number: i
     start = builder.mul(number, i64(kind.count))
     row = builder.load(builder.gep(rows, [start], source_etype=i8), typ=kind, align=1)
     best.set(builder.select(builder.icmp_unsigned(">", row, best.get()), row, best.get()))
-
-
-def build_nearness(module: ir.Module, level: Level, blocks: int, probes: int) -> None:
-    """Add `nearness` to a module."""
-    builder, given = function(module, NEARNESS, NEARNESS_ARGUMENTS)
-    products = Products(builder, level, 8, blocks, given["query"], given["row_bytes"])
-    floats = ir.VectorType(f32, level.lanes)
-    lowest = ir.Constant(floats, [float("-inf")] * level.lanes)
-    greatest = [[Variable(builder, lowest) for _ in range(probes)] for _ in range(blocks)]
-    with count(builder, i64(0), given["count"]) as at:
-        row = builder.gep(given["codes"], [builder.mul(at, given["row_bytes"])], source_etype=i8)
-        for block, sums in enumerate(products.sums([row])[0]):
-            value = _closeness(products, given, at, block, sums)
-            place = builder.add(builder.mul(at, i64(blocks)), i64(block))
-            builder.store(value, builder.gep(given["values"], [place], source_etype=floats), align=4)
-            for held in greatest[block]:  # in falling order; what is pushed out goes on to the next
-                before = held.get()
-                is_greater = builder.fcmp_ordered(">", before, value)
-                held.set(builder.select(is_greater, before, value))
-                value = builder.select(is_greater, value, before)
-    for block, held_of_block in enumerate(greatest):
-        place = builder.gep(given["least"], [i64(block)], source_etype=floats)
-        builder.store(held_of_block[-1].get(), place, align=4)
-    builder.ret_void()
-
-
-def _closeness(
-    products: Products, given: Mapping[str, ir.Value], row: ir.Value, block: int, sums: ir.Value
-) -> ir.Value:
-    """The product of the vectors of a block with row `row` of the centroids, less half of its squared length."""
-    builder, floats = products.builder, ir.VectorType(f32, products.level.lanes)
-    scale = element(builder, given["code_scales"], row, i16)
-    half_norm = splat(builder, element(builder, given["half_norms"], row, f32), products.level.lanes)
-    correction = element(builder, given["corrections"], i64(block), products.integers)
-    query_scale = element(builder, given["scales"], i64(block), floats)
-    return builder.fsub(builder.fmul(products.values(sums, correction, scale), query_scale), half_norm)
-
-
-def build_nearest(module: ir.Module, level: Level, blocks: int) -> None:
-    """Add `nearest` to a module: the lowest id of those with the least distance."""
-    builder, given = function(module, NEAREST, NEAREST_ARGUMENTS)
-    row_bytes, lanes = given["row_bytes"], blocks * level.lanes
-    query_bytes = builder.mul(builder.and_(builder.add(row_bytes, i64(3)), i64(-4)), i64(lanes))
-    with count(builder, i64(0), given["fillings"]) as filling:
-        own = dict(given)
-        own["query"] = builder.gep(given["query"], [builder.mul(filling, query_bytes)], source_etype=i8)
-        for name in ("corrections", "scales", "ids", "values"):  # four bytes each
-            own[name] = builder.gep(given[name], [builder.mul(filling, i64(lanes))], source_etype=i32)
-        _nearest_of_filling(Products(builder, level, 8, blocks, own["query"], row_bytes), own)
-    builder.ret_void()
-
-
-def _nearest_of_filling(products: Products, given: Mapping[str, ir.Value]) -> None:
-    builder, level, blocks = products.builder, products.level, products.blocks
-    floats = ir.VectorType(f32, level.lanes)
-    greatest = [Variable(builder, ir.Constant(floats, [float("-inf")] * level.lanes)) for _ in range(blocks)]
-    ids = [Variable(builder, products.constant(0)) for _ in range(blocks)]
-    last = builder.sub(given["count"], i64(1))
-    with count(builder, i64(0), given["count"], products.tile) as first:
-        # A tile past the end repeats the last centroid, which is not greater than itself.
-        rows = [builder.add(first, i64(number)) for number in range(products.tile)]
-        rows = [builder.select(builder.icmp_signed("<", row, last), row, last) for row in rows]
-        places = [builder.gep(given["codes"], [builder.mul(row, given["row_bytes"])], source_etype=i8) for row in rows]
-        for row, sums in zip(rows, products.sums(places), strict=True):
-            number = splat(builder, builder.trunc(row, i32), level.lanes)
-            for block in range(blocks):
-                closer = _closeness(products, given, row, block, sums[block])
-                better = builder.fcmp_ordered(">", closer, greatest[block].get())
-                greatest[block].set(builder.select(better, closer, greatest[block].get()))
-                ids[block].set(builder.select(better, number, ids[block].get()))
-    for name, kind, found in (("ids", products.integers, ids), ("values", floats, greatest)):
-        for block, own in enumerate(found):
-            builder.store(own.get(), builder.gep(given[name], [i64(block)], source_etype=kind), align=4)

@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 
-from serving.kernels import centroids, compress, maxsim
+from serving.kernels import centroids, compress, maxsim, nearest
 from serving.kernels.levels import Level
 
 Kernel = Callable[..., None]
@@ -51,15 +51,20 @@ def scan_kernel(level: Level, blocks: int, id_bytes: int) -> Kernel:
 
 @functools.cache
 def nearest_kernel(level: Level, blocks: int) -> Kernel:
-    arguments = len(centroids.NEAREST_ARGUMENTS)
-    return _compile(level, centroids.NEAREST, arguments, lambda m: centroids.build_nearest(m, level, blocks))
+    arguments = len(nearest.NEAREST_ARGUMENTS)
+    return _compile(level, nearest.NEAREST, arguments, lambda m: nearest.build_nearest(m, level, blocks))
 
 
 @functools.cache
 def nearness_kernel(level: Level, blocks: int, probes: int) -> Kernel:
-    arguments = len(centroids.NEARNESS_ARGUMENTS)
-    build = functools.partial(centroids.build_nearness, level=level, blocks=blocks, probes=probes)
-    return _compile(level, centroids.NEARNESS, arguments, build)
+    arguments = len(nearest.NEARNESS_ARGUMENTS)
+    return _compile(level, nearest.NEARNESS, arguments, lambda m: nearest.build_nearness(m, level, blocks, probes))
+
+
+@functools.cache
+def nearest_in_groups_kernel(level: Level, blocks: int) -> Kernel:
+    arguments = len(nearest.IN_GROUPS_ARGUMENTS)
+    return _compile(level, nearest.IN_GROUPS, arguments, lambda m: nearest.build_nearest_in_groups(m, level, blocks))
 
 
 @functools.cache
