@@ -103,16 +103,15 @@ class Chunker:
 
     def passages_of(self, documents: Sequence[tuple[str, str | None]]) -> list[list[Passage]]:
         """The passages of each of many documents (text, title), as `passages` has them."""
-        cuttings = [self._begun(text, title) for text, title in documents]
-        while uncut := [one for one in cuttings if not one.is_cut]:
+        cuttings = uncut = [self._begun(text, title) for text, title in documents]
+        while uncut := [one for one in uncut if not one.is_cut]:
             by_capacity: dict[int, list[_Cutting]] = {}
             for one in uncut:
                 by_capacity.setdefault(one.capacity, []).append(one)
             for capacity, own in by_capacity.items():
                 windows = [one.text[one.start : one.start + self._window] for one in own]
-                for one, window, found in zip(
-                    own, windows, self._splitter(capacity).chunk_all_indices(windows), strict=True
-                ):
+                pieces = self._splitter(capacity).chunk_all_indices(windows)
+                for one, window, found in zip(own, windows, pieces, strict=True):
                     one.take(window, found)
         return [one.passages for one in cuttings]
 

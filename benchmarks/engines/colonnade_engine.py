@@ -78,12 +78,8 @@ class Colonnade:
 
     def _segment(self, index: Index, codec: Codec, numbers: range, prefix: str) -> EncodedSegment:
         first, last = self._vectors.offsets[numbers.start], self._vectors.offsets[numbers.stop]
-        blocks = [
-            compress(
-                codec, np.asarray(self._vectors.tokens[at : min(at + 16384, last)], np.float32), threads=self._threads
-            )
-            for at in range(first, last, 16384)
-        ]
+        parts = [self._vectors.tokens[at : min(at + 16384, last)] for at in range(first, last, 16384)]
+        blocks = [compress(codec, np.asarray(part, np.float32), threads=self._threads) for part in parts]
         texts = [self._vectors.texts[number] for number in numbers]
         hashes = [hashlib.sha256(text.encode()).digest() for text in texts]
         names = [f"{prefix}{number}" for number in numbers]
