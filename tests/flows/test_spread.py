@@ -77,7 +77,7 @@ def test_the_setting_says_where_and_refuses_nonsense() -> None:
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     """A GPU for encoders to claim, which they do not notice that they lack. Says whether it is free."""
     pretended = SimpleNamespace(is_available=lambda: True, set_device=lambda _number: None)
-    monkeypatch.setattr(device, "torch", SimpleNamespace(cuda=pretended))
+    monkeypatch.setattr(device, "torch", SimpleNamespace(cuda=pretended, get_num_threads=lambda: 1))
     monkeypatch.setattr(device, "_places", Places(tmp_path, lambda: ["gpu"]))
 
     def free() -> bool:
