@@ -1,6 +1,6 @@
 """Token vectors to codes, with the bits of `Codec.compress`, on all cores and in a small part of its time.
 
-A GPU makes more vectors in a second than NumPy compresses in ten.
+A GPU makes vectors many times as fast as NumPy compresses them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_format.codec import Codec
-from index_format.rotation import Rotation, block_of
+from index_format.rotation import block_of
 from serving.kernels import native
 from serving.kernels.calls import address, aligned, in_threads
 from serving.kernels.levels import Level, best_level
@@ -64,5 +64,5 @@ def _rotation(codec: Codec) -> tuple[NDArray[np.uint16], NDArray[np.float32], in
     """Order, signs and block: those that change nothing where vectors are rotated already."""
     if codec.rotation is None:
         return np.arange(codec.dim, dtype=np.uint16), np.ones(codec.dim, np.float32), 1
-    rotation: Rotation = codec.rotation
-    return np.ascontiguousarray(rotation.order), rotation.signs.astype(np.float32), block_of(codec.dim)
+    order, signs = codec.rotation.order, codec.rotation.signs
+    return np.ascontiguousarray(order), signs.astype(np.float32), block_of(codec.dim)
