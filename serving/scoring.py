@@ -248,7 +248,7 @@ def approximate_scores(
         floors = padded(rounding.floors[first_vector : first_vector + lanes.vectors], columns)
         steps = padded(np.full(lanes.vectors, rounding.step), columns)
         first_vector += lanes.vectors
-        rows = _centroid_table(query, centroid_lanes, centroids, floors, steps)
+        rows = _centroid_table(query, centroid_lanes, centroids, floors, steps, threads)
         outliers = _outlier_bytes(query, lanes, table, floors, steps, threads)
         kernel = native.scan_kernel(query.level, lanes.blocks, table.id_bytes)
 
@@ -279,24 +279,30 @@ def _centroid_table(
     centroids: CodedCentroids,
     floors: NDArray[np.float32],
     steps: NDArray[np.float32],
+    threads: int,
 ) -> NDArray[np.uint8]:
     """The byte of each centroid: [a power of two, lanes]; the rows beyond the centroids are zeros."""
-    count, columns = len(centroids.codes), len(lanes.scales)
-    values = np.empty((count, columns), np.float32)
-    table = np.zeros((1 << (count - 1).bit_length(), columns), np.uint8)
-    native.centroid_values_kernel(query.level, lanes.blocks)(
-        count,
-        centroids.codes.shape[1],
-        address(centroids.codes),
-        address(centroids.scales),
-        address(lanes.query),
-        address(lanes.corrections),
-        address(lanes.scales),
-        address(values),
-    )
-    native.round_table_kernel(query.level, lanes.blocks)(
-        count, address(values), address(floors), address(steps), address(table)
-    )
+    count = len(centroids.codes)
+    table = np.zeros((1 << (count - 1).bit_length(), len(lanes.scales)), np.uint8)
+    kernel = native.centroid_bytes_kernel(query.level, lanes.blocks)
+
+    def score(first: int, last: int) -> None:
+        kernel(
+            first,
+            last,
+            centroids.codes.shape[1],
+            address(centroids.codes),
+            address(centroids.scales),
+            address(lanes.query),
+            address(lanes.corrections),
+            address(lanes.scales),
+            address(lanes.offsets),
+            address(floors),
+            address(steps),
+            address(table),
+        )
+
+    in_threads(score, count, threads)
     return table
 
 

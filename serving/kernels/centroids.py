@@ -1,15 +1,15 @@
 """The kernels of the candidate stage: a small table of centroid scores, and a scan of all passages over it.
 
-`centroid_values` scores every centroid (in codes of 8 bits) against the query. `round_table` makes bytes of
-that: a row of the table is one centroid, a column one query vector, on one step for all columns, so that bytes
-of different columns can be added. `outlier_bytes` makes such rows of the outliers' own codes, of all passages at once:
-a passage has one or two, which would leave most of a tile empty. `scan` gives each passage the sum over query vectors
-of its best byte.
+`centroid_bytes` scores every centroid (in codes of 8 bits) against the query and makes bytes of that: a row of the
+table is one centroid, a column one query vector, on one step for all columns, so that bytes of different columns can be
+added. `outlier_bytes` makes such rows of the outliers' own codes, of all passages at once: a passage has one or two,
+which would leave most of a tile empty. `scan` gives each passage the sum over query vectors of its best byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from llvmlite import ir
 
@@ -31,25 +31,20 @@ from serving.kernels.levels import Level
 from serving.kernels.products import Products
 from serving.kernels.segments import Field, Walk
 
-VALUES = "centroid_values"
-VALUES_ARGUMENTS = {
-    "count": i64,  # centroids
+CENTROIDS = "centroid_bytes"
+CENTROIDS_ARGUMENTS = {
+    "first": i64,  # centroids first to last - 1
+    "last": i64,
     "row_bytes": i64,
-    "codes": pointer,  # u8 [count, row_bytes]
-    "code_scales": pointer,  # f16 [count]
+    "codes": pointer,  # u8 [centroids, row_bytes]
+    "code_scales": pointer,  # f16 [centroids]
     "query": pointer,  # i8, see products.py
-    "corrections": pointer,  # i32 [lanes of all blocks]
+    "corrections": pointer,  # i32 [lanes of all blocks]: 255 · Σ levels
     "scales": pointer,  # f32 [lanes of all blocks]
-    "values": pointer,  # f32 [count, lanes of all blocks], written
-}
-
-ROUND = "round_table"
-ROUND_ARGUMENTS = {
-    "count": i64,  # centroids
-    "values": pointer,  # f32 [count, lanes of all blocks]
+    "offsets": pointer,  # f32 [lanes of all blocks]
     "floors": pointer,  # f32 [lanes of all blocks]: what becomes 0
     "steps": pointer,  # f32 [lanes of all blocks]: bytes per unit, 0 in a lane without a query vector
-    "table": pointer,  # u8 [count, lanes of all blocks], written
+    "table": pointer,  # u8 [centroids, lanes of all blocks], written
 }
 
 OUTLIERS = "outlier_bytes"
@@ -63,7 +58,7 @@ OUTLIERS_ARGUMENTS = {
     "corrections": pointer,  # i32 [lanes of all blocks]: (2^bits - 1) · Σ levels
     "scales": pointer,  # f32 [lanes of all blocks]
     "offsets": pointer,  # f32 [lanes of all blocks]
-    "floors": pointer,  # as in `round_table`
+    "floors": pointer,  # as in `centroid_bytes`
     "steps": pointer,
     "outliers": pointer,  # u8 [outliers of all segments, lanes of all blocks], written
 }
@@ -80,52 +75,14 @@ SCAN_ARGUMENTS = {
 }
 
 
-def build_values(module: ir.Module, level: Level, blocks: int) -> None:
-    """Add `centroid_values` to a module."""
-    builder, given = function(module, VALUES, VALUES_ARGUMENTS)
+def build_centroids(module: ir.Module, level: Level, blocks: int) -> None:
+    """Add `centroid_bytes` to a module."""
+    builder, given = function(module, CENTROIDS, CENTROIDS_ARGUMENTS)
     products = Products(builder, level, 8, blocks, given["query"], given["row_bytes"])
-    floats = ir.VectorType(f32, level.lanes)
-    with count(builder, i64(0), given["count"]) as at:
-        row = builder.gep(given["codes"], [builder.mul(at, given["row_bytes"])], source_etype=i8)
-        scale = element(builder, given["code_scales"], at, i16)
-        for block, sums in enumerate(products.sums([row])[0]):
-            correction = element(builder, given["corrections"], i64(block), products.integers)
-            query_scale = element(builder, given["scales"], i64(block), floats)
-            value = builder.fmul(products.values(sums, correction, scale), query_scale)
-            place = builder.add(builder.mul(at, i64(blocks)), i64(block))
-            builder.store(value, builder.gep(given["values"], [place], source_etype=floats), align=4)
+    coded = _Coded(given["codes"], given["code_scales"], i64(0))
+    with count(builder, given["first"], given["last"], products.tile) as tile:
+        _store_tile(products, given, coded, tile, given["last"], given["table"])
     builder.ret_void()
-
-
-def build_round(module: ir.Module, level: Level, blocks: int) -> None:
-    """Add `round_table` to a module."""
-    builder, given = function(module, ROUND, ROUND_ARGUMENTS)
-    floats = ir.VectorType(f32, level.lanes)
-    with count(builder, i64(0), given["count"]) as at:
-        for block in range(blocks):
-            place = builder.add(builder.mul(at, i64(blocks)), i64(block))
-            value = element(builder, given["values"], place, floats)
-            _store_bytes(builder, level, given, block, value, "table", place)
-    builder.ret_void()
-
-
-def _store_bytes(
-    builder: ir.IRBuilder,
-    level: Level,
-    given: Mapping[str, ir.Value],
-    block: int,
-    value: ir.Value,
-    target: str,
-    place: ir.Value,
-) -> None:
-    """Make bytes of the values of a block, by its floors and steps, and store them as number `place` of `target`."""
-    floats, bytes_ = ir.VectorType(f32, level.lanes), ir.VectorType(i8, level.lanes)
-    lowest, highest = (ir.Constant(floats, [end] * level.lanes) for end in (0.0, 255.0))
-    floor, step = (element(builder, given[name], i64(block), floats) for name in ("floors", "steps"))
-    scaled = larger_float(builder, builder.fmul(builder.fsub(value, floor), step), lowest)
-    capped = builder.select(builder.fcmp_ordered("<", scaled, highest), scaled, highest)
-    whole = builder.fptosi(capped, ir.VectorType(i32, level.lanes))
-    builder.store(builder.trunc(whole, bytes_), builder.gep(given[target], [place], source_etype=bytes_), align=1)
 
 
 def build_outliers(module: ir.Module, level: Level, bits: int, blocks: int) -> None:
@@ -138,31 +95,57 @@ def build_outliers(module: ir.Module, level: Level, bits: int, blocks: int) -> N
         start, stop = segment.share(Field.FIRST_OUTLIER)
         start_here = builder.select(builder.icmp_signed(">", start, given["first"]), start, given["first"])
         stop_here = builder.select(builder.icmp_signed("<", stop, given["last"]), stop, given["last"])
+        coded = _Coded(segment.array(Field.OUTLIER_CODES), segment.array(Field.OUTLIER_SCALES), start)
         with count(builder, start_here, stop_here, products.tile) as tile:
-            _outlier_tile(products, given, segment, start, tile, stop_here)
+            _store_tile(products, given, coded, tile, stop_here, given["outliers"])
     builder.ret_void()
 
 
-def _outlier_tile(
-    products: Products, given: Mapping[str, ir.Value], segment: Walk, start: ir.Value, tile: ir.Value, stop: ir.Value
+@dataclass(frozen=True, slots=True)
+class _Coded:
+    """Where coded vectors lie, the first of which is number `first`. codes: u8 [n, row_bytes]. scales: f16 [n]."""
+
+    codes: ir.Value
+    scales: ir.Value
+    first: ir.Value
+
+
+def _store_tile(
+    products: Products, given: Mapping[str, ir.Value], coded: _Coded, tile: ir.Value, stop: ir.Value, target: ir.Value
 ) -> None:
-    """The bytes of a tile of outliers of a segment, whose first one is `start`; past `stop` the last is repeated."""
+    """The bytes of a tile of coded vectors, in their places of `target`; past `stop` the last vector is repeated."""
     builder, level = products.builder, products.level
     floats = ir.VectorType(f32, level.lanes)
-    codes, scales = segment.array(Field.OUTLIER_CODES), segment.array(Field.OUTLIER_SCALES)
     last = builder.sub(stop, i64(1))
-    outliers = [builder.add(tile, i64(number)) for number in range(products.tile)]
-    outliers = [builder.select(builder.icmp_signed("<", one, last), one, last) for one in outliers]
-    ordinals = [builder.sub(one, start) for one in outliers]
-    rows = [builder.gep(codes, [builder.mul(one, products.row_bytes)], source_etype=i8) for one in ordinals]
-    for outlier, ordinal, sums in zip(outliers, ordinals, products.sums(rows), strict=True):
-        code_scale = element(builder, scales, ordinal, i16)
+    numbers = [builder.add(tile, i64(number)) for number in range(products.tile)]
+    numbers = [builder.select(builder.icmp_signed("<", one, last), one, last) for one in numbers]
+    places = [builder.sub(one, coded.first) for one in numbers]
+    rows = [builder.gep(coded.codes, [builder.mul(one, products.row_bytes)], source_etype=i8) for one in places]
+    for number, place, sums in zip(numbers, places, products.sums(rows), strict=True):
+        code_scale = element(builder, coded.scales, place, i16)
         for block in range(products.blocks):
             correction = element(builder, given["corrections"], i64(block), products.integers)
             scale, offset = (element(builder, given[name], i64(block), floats) for name in ("scales", "offsets"))
-            value = builder.fmul(products.values(sums[block], correction, code_scale), scale)
-            place = builder.add(builder.mul(outlier, i64(products.blocks)), i64(block))
-            _store_bytes(builder, level, given, block, builder.fadd(value, offset), "outliers", place)
+            value = builder.fadd(builder.fmul(products.values(sums[block], correction, code_scale), scale), offset)
+            at = builder.add(builder.mul(number, i64(products.blocks)), i64(block))
+            _store_bytes(builder, level, given, block, value, builder.gep(target, [at], source_etype=_bytes(level)))
+
+
+def _store_bytes(
+    builder: ir.IRBuilder, level: Level, given: Mapping[str, ir.Value], block: int, value: ir.Value, place: ir.Value
+) -> None:
+    """Make bytes of the values of a block, by its floors and steps, and store them."""
+    floats = ir.VectorType(f32, level.lanes)
+    lowest, highest = (ir.Constant(floats, [end] * level.lanes) for end in (0.0, 255.0))
+    floor, step = (element(builder, given[name], i64(block), floats) for name in ("floors", "steps"))
+    scaled = larger_float(builder, builder.fmul(builder.fsub(value, floor), step), lowest)
+    capped = builder.select(builder.fcmp_ordered("<", scaled, highest), scaled, highest)
+    whole = builder.fptosi(capped, ir.VectorType(i32, level.lanes))
+    builder.store(builder.trunc(whole, _bytes(level)), place, align=1)
+
+
+def _bytes(level: Level) -> ir.VectorType:
+    return ir.VectorType(i8, level.lanes)
 
 
 def build_scan(module: ir.Module, level: Level, blocks: int, id_bytes: int) -> None:

@@ -26,15 +26,9 @@ def maxsim_kernel(level: Level, bits: int, blocks: int) -> Kernel:
 
 
 @functools.cache
-def centroid_values_kernel(level: Level, blocks: int) -> Kernel:
-    arguments = len(centroids.VALUES_ARGUMENTS)
-    return _compile(level, centroids.VALUES, arguments, lambda m: centroids.build_values(m, level, blocks))
-
-
-@functools.cache
-def round_table_kernel(level: Level, blocks: int) -> Kernel:
-    arguments = len(centroids.ROUND_ARGUMENTS)
-    return _compile(level, centroids.ROUND, arguments, lambda m: centroids.build_round(m, level, blocks))
+def centroid_bytes_kernel(level: Level, blocks: int) -> Kernel:
+    arguments = len(centroids.CENTROIDS_ARGUMENTS)
+    return _compile(level, centroids.CENTROIDS, arguments, lambda m: centroids.build_centroids(m, level, blocks))
 
 
 @functools.cache
