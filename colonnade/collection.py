@@ -333,7 +333,7 @@ class Collection:
             return self._opened
 
     def _answers(self, queries: Sequence[Query], ask: Callable[[Query], SearchQuery]) -> list[FoundAnswer]:
-        from colonnade.questions import refuse_other_shape
+        from colonnade.questions import refuse_unfit
         from serving.searcher import answer_of
 
         asked = [ask(query) for query in queries]
@@ -342,7 +342,7 @@ class Collection:
         encoded = iter(searcher.encode([one.text for one in asked if one.text is not None]) if asked else [])
         vectors = [next(encoded) if one.vectors is None else one.vectors for one in asked]
         for one in vectors:
-            refuse_other_shape(one, snapshot.manifest.encoder.dim)
+            refuse_unfit(one, snapshot.manifest.encoder.dim)
         made = searcher.answers(list(zip(asked, vectors, strict=True)), snapshot)
         outcomes = dict(pair for together in made for pair in together)
         return [answer_of(outcomes[place]) for place in range(len(asked))]

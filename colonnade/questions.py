@@ -12,7 +12,7 @@ from colonnade.records import Answer, Match, Records
 from index_format.errors import InputError
 from index_format.filters import Filter, parse_filter
 from serving.explain import Match as TokenMatch
-from serving.hybrid import Fusion
+from serving.hybrid import DEPTH, Fusion
 from serving.query import SearchQuery
 from serving.scorer import Recall
 from serving.search import Hit
@@ -57,6 +57,11 @@ def as_asked(
     }  # fmt: skip
     if fusion is not None and not isinstance(query, str):
         raise InputError("hybrid: BM25 needs the query's text, got its vectors.")
+    if fusion is not None and offset and offset + k > DEPTH:
+        raise InputError(
+            f"offset: with hybrid, k and offset together may reach {DEPTH}, got {k + offset}; "
+            "for more hits ask for them at once, without an offset."
+        )
     if isinstance(query, str):
         if not query.strip():
             raise InputError("query: it is empty.")
@@ -76,10 +81,12 @@ def as_fusion(hybrid: Hybrid, weight: float) -> Fusion | None:
     return None if hybrid is None else Fusion(hybrid, weight)
 
 
-def refuse_other_shape(vectors: NDArray[np.float32], dim: int) -> None:
-    """Raise InputError unless query vectors are [Q, `dim`]."""
+def refuse_unfit(vectors: NDArray[np.float32], dim: int) -> None:
+    """Raise InputError unless query vectors are [Q, `dim`] and finite."""
     if vectors.ndim != 2 or vectors.shape[1] != dim or not len(vectors):
         raise InputError(f"query: expected vectors of shape [tokens, {dim}], got {list(vectors.shape)}.")
+    if not np.isfinite(vectors).all():
+        raise InputError("query: expected finite numbers in its vectors, got infinity or NaN.")
 
 
 def as_answer(found: FoundAnswer) -> Answer:

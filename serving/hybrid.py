@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from serving.candidates import Scored
 from serving.matches import Selection
 from serving.scorer import Recall
-from serving.search import Fused, Ranking, best_of, rank
+from serving.search import Fused, Ranking, best_of, is_scored_whole, rank
 from serving.snapshot import Snapshot
 from serving.words import query_words
 
 DEPTH = 100
-"""How many of the best of each side are put together; as many as are asked for, where those are more."""
+"""How many of the best of each side are put together; as many as are asked for, where those are more.
+
+What is put together decides the order, so a further page may not reach beyond it: it would be of another order.
+"""
 
 _RANK_OFFSET = 60.0  # of reciprocal rank fusion, as its authors have it
 
@@ -70,9 +73,10 @@ def rank_hybrid(
     if len(alone):
         scorer = snapshot.scorer.prepare(vectors, among.mask, threads=threads)
         maxsim |= dict(zip(alone.tolist(), scorer.maxsim(alone).tolist(), strict=True))
+    scored = near.scored + (0 if is_scored_whole(snapshot, among, recall) else len(alone))
     sides = _sides(passages.tolist(), near, spelled, maxsim, scores)
     best, fused = best_of(snapshot, Scored(passages, _fuse(list(sides.values()), fusion), len(passages)), k)
-    return Ranking(best, fused, max(near.scored, len(passages)), [sides[passage] for passage in best])
+    return Ranking(best, fused, scored, [sides[passage] for passage in best])
 
 
 def _rank_scores(snapshot: Snapshot, scores: NDArray[np.float32], k: int) -> Ranking:

@@ -119,7 +119,7 @@ class _Rounded:
         levels, scales = round_to_levels(vectors)
         whole = np.zeros((len(levels), -(-levels.shape[1] // 4) * 4), np.int8)
         whole[:, : levels.shape[1]] = levels
-        return _Rounded(whole, (255 * levels.sum(axis=1)).astype(np.int32), scales * np.float32(0.5))
+        return _Rounded(whole, 255 * levels.sum(axis=1).astype(np.int32), scales * np.float32(0.5))
 
     def filled(self, level: Level) -> _Filled:
         """All of them in lanes."""

@@ -112,12 +112,12 @@ def _fill(
     by_plane = np.zeros((planes, groups * 4, blocks * level.lanes), np.int8)
     by_plane[:, :width, : len(levels)] = levels.T.reshape(planes, width, -1)
     query = by_plane.reshape(planes * groups, 4, blocks, level.lanes).transpose(0, 2, 3, 1)
-    corrections = (2**bits - 1) * levels.sum(axis=1)
+    corrections = (2**bits - 1) * levels.sum(axis=1).astype(np.int32)  # beyond 2^24 a float32 rounds an odd product
     return Lanes(
         vectors=len(levels),
         blocks=blocks,
         query=aligned(query),
-        corrections=padded(corrections.astype(np.int32), blocks * level.lanes),
+        corrections=padded(corrections, blocks * level.lanes),
         scales=padded(scales * np.float32(0.5), blocks * level.lanes),
         offsets=padded(offsets, blocks * level.lanes),
         edges=np.array([0, len(levels)]),

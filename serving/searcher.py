@@ -263,6 +263,7 @@ class Searcher:
                 raise  # the store may answer next time: nothing is wrong with the version
             self._set_aside(newest, error)
             return False
+        self._close_forgotten()
         self.fault = self._behind_since = None
         _log.info("serving version %d", self.snapshot.version)
         return True
@@ -292,10 +293,13 @@ class Searcher:
             manifest = self._index.version(version)
             refuse_other_encoder(manifest, self.encoder.record, where=f"version {version}")
             opened = open_snapshot(self._index, manifest, current, device=self._device)
+            if opened.everything.passages:
+                _ = opened.scorer  # what is not on the device yet goes there now, and not while others wait for it
             with self._older_lock:
                 self._older[version] = opened
                 if len(self._older) > _OLDER_OPEN:
                     self._older.popitem(last=False)
+            self._close_forgotten()  # there may have been a swap meanwhile
             return opened
 
     def held(self, version: int) -> Snapshot | None:
@@ -307,6 +311,14 @@ class Searcher:
             if version in self._older:
                 self._older.move_to_end(version)
             return self._older.get(version)
+
+    def _close_forgotten(self) -> None:
+        """Close versions that are retained no longer: what was deleted from the index for good is not found in them."""
+        current = self.snapshot
+        with self._older_lock:
+            for version in [one for one in self._older if one < current.version]:
+                if not current.manifest.retains(version):
+                    del self._older[version]
 
     def retained(self, most: int) -> list[Manifest]:
         """The newest `most` versions that the index retains, newest first."""

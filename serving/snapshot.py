@@ -210,7 +210,8 @@ def open_snapshot(
     manifest = manifest or index.current()
     held = {segment.record.id: segment for segment in previous.segments} if previous else {}
     index.files.fetch(manifest.files())
-    index.files.hold(manifest.files())
+    # What `previous` has is still asked for.
+    index.files.hold([*manifest.files(), *(previous.manifest.files() if previous else ())])
     codec = previous.codec if previous and previous.manifest.codec == manifest.codec else index.codec(manifest)
     segments = []
     for record in manifest.segments:

@@ -75,7 +75,7 @@ def words_of(texts: Sequence[str]) -> Words:
 def query_words(text: str) -> list[int]:
     """The numbers of a query's words in their order, repeated as they are."""
     cut = _cut([well_formed(text)])
-    found = [cut.words[place] for place in cut.places.tolist()]
+    found = [word for place in cut.places.tolist() if (word := cut.words[place])]  # '' is beside every comma
     stem = Stemmer.Stemmer("english", 0).stemWord
     telling = [word for word in found if word not in _EVERYWHERE] or found
     return [_number(part) for word in telling for part in _parts(word, stem, asked=True)]

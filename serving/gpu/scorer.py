@@ -1,4 +1,7 @@
-"""Scores on a GPU for `serving.search`, which asks a processor and a GPU the same things and gets the same answers."""
+"""Scores on a GPU for `serving.search`, which asks a processor and a GPU the same things and gets the same scores.
+
+Hits are the same too where both score the same passages; a GPU scores more of an index whole (EXHAUSTIVE_BYTES).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from serving.sharing import share
 if TYPE_CHECKING:
     from index_format.segment import SegmentReader
 
-_MOST_HITS = 1024  # the highest scores that leave the device; serving.search.MAX_K is below it
+_MOST_HITS = 1024  # the highest scores that leave the device, where no more are asked for: a server asks for fewer
 _MASKS = 8  # selections of passages that stay on the device
 _BYTE = 255
 _READING = 9  # what reading a passage's codes costs, in lanes that are scored (docs/decisions/0028)
@@ -193,8 +196,9 @@ def _best_of_row(
     """
     place = len(highest) - min(k, len(highest))
     threshold = float(np.partition(highest, place)[place])
-    if threshold > -np.inf and highest.min() >= threshold and len(highest) < len(scores):  # others may tie with it
-        kept = torch.nonzero(scores >= threshold).squeeze(1)
+    if threshold > -np.inf and highest.min() >= threshold and len(highest) < len(scores):
+        # Others may tie with it, and all that there are may be wanted.
+        kept = torch.nonzero(scores >= threshold if k <= len(highest) else scores > -np.inf).squeeze(1)
         return Scored(kept.cpu().numpy(), scores[kept].cpu().numpy(), count)
     reached = np.flatnonzero((highest >= threshold) & (highest > -np.inf))
     order = reached[np.argsort(passages[reached])]

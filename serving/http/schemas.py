@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from index_format.filters import Filter
 from serving.explain import MAX_EXPLAINED, Explanation
 from serving.http.errors import wrong_field
-from serving.hybrid import Fusion
+from serving.hybrid import DEPTH, Fusion
 from serving.query import SearchQuery
 from serving.search import MAX_K, Hit, Recall
 
@@ -107,6 +107,14 @@ class Question(Request):
         if others.data.get("k", 0) + offset > MAX_K:
             raise ValueError(f"k and offset together may reach {MAX_K}")
         return offset
+
+    @field_validator("hybrid")
+    @classmethod
+    def _pages_of_one_order(cls, hybrid: Hybrid | None, others: ValidationInfo) -> Hybrid | None:
+        offset = others.data.get("offset", 0)
+        if hybrid and offset and others.data.get("k", 0) + offset > DEPTH:
+            raise ValueError(f"with an offset, k and offset together may reach {DEPTH}: ask for more hits at once")
+        return hybrid
 
     @field_validator("query")
     @classmethod

@@ -271,6 +271,8 @@ def test_documents_that_are_none_are_refused(animals: Collection, documents: obj
         ({"query": np.zeros((2, 384), np.float32), "hybrid": "rank"}, "BM25 needs the query's text"),
         ({"query": "a", "where": {"op": "==", "column": "wings", "value": 2}}, "no column 'wings'"),
         ({"query": ["a", "b"]}, "expected a text or its token vectors, got list"),
+        ({"query": "a", "hybrid": "rank", "k": 10, "offset": 91}, "together may reach 100, got 101"),
+        ({"query": np.full((2, 384), np.nan, np.float32)}, "expected finite numbers in its vectors"),
         ({"query": np.zeros((2, 3), np.float32)}, r"shape \[tokens, 384\], got \[2, 3\]"),
     ],
 )

@@ -170,6 +170,7 @@ def test_odd_queries_are_answered(client: TestClient, query: str) -> None:
         ({"query": None}, "query"),
         ({"k": 3}, "query"),
         ({}, "query"),
+        ({"query": "bees", "hybrid": {}, "k": 10, "offset": 91}, "hybrid"),
         ({"query": "bees", "top": 3}, "top"),
         ({"query": "bees", "recall": "perfect"}, "recall"),
         ({"query": "bees", "recall": 0.9}, "recall"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serving.candidates import ApproximateScores, Scored, score_candidates
+from serving.candidates import ApproximateScores, Scored, _expected_beyond, score_candidates
 
 PASSAGES = 20_000
 K = 10
@@ -62,6 +62,17 @@ def test_a_score_that_foretells_nothing_has_all_passages_scored() -> None:
     approximate, _ = _scores(noise=0)
     exact = np.random.default_rng(2).normal(size=PASSAGES).astype(np.float32)
     assert len(_choose(approximate, exact, first=400).passages) == PASSAGES
+
+
+def test_the_order_of_passages_decides_nothing() -> None:
+    """To the last bit, or an answer would depend on how passages lie in segments."""
+    approximate, exact = _scores(noise=1.0)
+    chosen = np.flatnonzero(approximate > 1300)
+    left, told = np.bincount(approximate[approximate <= 1300]), set[float]()
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(chosen)
+        told.add(_expected_beyond(left, approximate[order], exact[order], K))
+    assert len(told) == 1
 
 
 def test_a_few_that_stand_out_for_no_reason_are_looked_for() -> None:

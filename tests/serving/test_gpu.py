@@ -240,6 +240,18 @@ def test_all_that_tie_with_the_last_hit_are_found(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_array_equal(hits.scores, _by_definition(query, snapshot)[found])
 
 
+def test_more_hits_than_leave_the_device_in_order_are_found(
+    monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot
+) -> None:
+    """A server asks for few, Python for as many as it likes."""
+    monkeypatch.setattr("serving.gpu.scorer._MOST_HITS", 2)
+    query, found = random_vectors(np.random.default_rng(3), 4, 16), snapshot.live
+    for k in (3, 10**6):
+        best = _scorer(snapshot).prepare(query, found).best(k)
+        highest = np.sort(_by_definition(query, snapshot)[found])[::-1][:k]
+        np.testing.assert_array_equal(np.sort(best.scores)[::-1][:k], highest)
+
+
 @pytest.mark.parametrize("counts", [[5, 3], [1, 1, 1], [12] * 5, [63, 1]], ids=str)
 def test_queries_that_share_a_launch_have_what_each_has_alone(snapshot: Snapshot, counts: list[int]) -> None:
     """The best k of each with its ties, over segments and deletions; and the same buffers serve the next ones."""

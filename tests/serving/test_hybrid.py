@@ -109,6 +109,23 @@ def test_what_one_side_alone_finds_has_the_scores_of_both(tmp_path: Path, monkey
         assert score == pytest.approx(sum(0.5 / (60 + rank) for rank in ranks if rank))
 
 
+def test_passages_that_words_alone_found_count_as_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the candidates; where all passages are scored those are among them."""
+    monkeypatch.setattr("serving.hybrid.DEPTH", 3)
+    monkeypatch.setattr("serving.scorer.EXHAUSTIVE_BYTES", {"fast": 0, "balanced": 0, "exact": np.inf})
+    monkeypatch.setattr("serving.scorer.CpuScorer.exhaustive_bytes", {"fast": 0, "balanced": 0, "exact": np.inf})
+    monkeypatch.setattr("serving.search.FIRST", 3)
+    monkeypatch.setattr("serving.search.FIRST_PER_HIT", 1)
+    snapshot = open_snapshot(_index(tmp_path, DOCUMENTS))
+    near, spelled = rank(snapshot, _vectors(), 3, recall="fast"), rank_words(snapshot, QUERY, 3)
+    alone = set(spelled.passages) - set(near.passages)
+    assert alone
+    found = rank_hybrid(snapshot, QUERY, _vectors(), 3, fusion=Fusion(), recall="fast")
+    assert found.scored == near.scored + len(alone)
+    whole = rank_hybrid(snapshot, QUERY, _vectors(), 3, fusion=Fusion(), recall="exact")
+    assert whole.scored == len(DOCUMENTS)
+
+
 def test_a_query_without_a_known_word_is_ranked_by_maxsim_alone(tmp_path: Path) -> None:
     """Also one without any word."""
     snapshot = open_snapshot(_index(tmp_path, DOCUMENTS))

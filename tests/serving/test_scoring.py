@@ -94,6 +94,19 @@ def test_the_greatest_products_there_are_do_not_overflow(bits: int, level: Level
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
+def test_a_query_whose_levels_add_up_beyond_what_a_float_holds_is_still_exact(level: Level, tmp_path: Path) -> None:
+    """At 8 bits, 255 times their sum, odd and above 2^24: nearly all levels at one end, one a step below it."""
+    opened = random_snapshot(tmp_path, random_documents(4, [[30, 2]], MAX_DIM), bits=8)
+    rotated = np.full((2, MAX_DIM), 127, np.float32)
+    rotated[0, 0], rotated[1, :2] = 126, (126, 1)
+    query = Rotation.drawn(MAX_DIM).undo(rotated)
+    levels = prepare_query(query, opened.codec).levels.sum(axis=1)
+    assert (levels > 2**24 / 255).all()
+    assert (levels % 2 == 1).any()
+    np.testing.assert_array_equal(_maxsim(opened, query, level=level), _by_definition(query, opened))
+
+
+@pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
 @pytest.mark.parametrize("count", [1, 4, 5, 16, 17, 33, 64, 65, 200])
 def test_any_number_of_query_vectors_is_scored_in_their_order(count: int, level: Level, tmp_path: Path) -> None:
     """As many as fill registers, one less, one more, and more than one call takes."""

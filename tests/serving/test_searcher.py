@@ -15,8 +15,12 @@ import pytest
 
 from encoding.encoder import Encoder
 from index_format import keys
+from index_format.compaction import CompactionPolicy, compact_index
 from index_format.errors import EncoderMismatch, IndexCorrupt, IndexNotFound, InputError, StorageError
+from index_format.files import FileCache
 from index_format.filters import parse_filter
+from index_format.garbage import collect_garbage
+from index_format.history import Retention
 from index_format.index import Index
 from index_format.manifest import FileRef, Manifest
 from index_format.store import MemoryStore
@@ -81,6 +85,10 @@ def _damage(index: Index, file: FileRef) -> bytes:
     before = path.read_bytes()
     path.write_bytes(bytes([before[0] ^ 1]) + before[1:])
     return before
+
+
+def _asked(encoder: Encoder) -> Vectors:
+    return encoder.encode_query("bees")
 
 
 def _found(searcher: Searcher, text: str = "What do bees make?") -> set[str]:
@@ -308,6 +316,37 @@ def test_a_version_that_no_error_of_ours_refuses_is_set_aside_once(
     assert "fail:" in line
     assert "honey" not in line + searcher.fault.reason
     assert searcher.answer(SearchQuery("bees"), encoder.encode_query("bees")).version == 1
+
+
+def test_an_older_version_is_answered_for_as_long_as_it_is_retained(
+    index: Index, searcher: Searcher, encoder: Encoder
+) -> None:
+    """What was deleted and collected is found no more, though the version was open."""
+    delete(index, "bees")
+    assert searcher.refresh()
+    older = searcher.at_version(1)
+    assert "bees" in {hit.document_id for hit in searcher.answer(SearchQuery("bees"), _asked(encoder), older).hits}
+    assert searcher.held(1) is older
+    collect_garbage(index, Retention(versions=1, days=0), int(time.time() * 1000) + 1000)
+    assert searcher.refresh()
+    assert searcher.held(1) is None
+    with pytest.raises(IndexNotFound, match="version 1 is not retained"):
+        searcher.at_version(1)
+
+
+def test_opening_an_older_version_leaves_the_files_of_the_served_one(tmp_path: Path, encoder: Encoder) -> None:
+    """In a cache too small for both."""
+    store = MemoryStore()
+    index = Index(store)
+    add_texts(index, encoder, FIRST)
+    add_texts(index, encoder, {**FIRST, "bees": "Bees make wax."})
+    compact_index(index, CompactionPolicy(alike=2))
+    opened = Index(store)
+    opened.files = FileCache(store, tmp_path / "cache", limit=1)
+    searcher = Searcher(opened, encoder)
+    served = {one.sha256 for one in index.current().files()}
+    searcher.at_version(1)
+    assert served <= {path.name for path in (tmp_path / "cache").glob("*/*")}
 
 
 def test_a_version_of_another_encoder_is_refused(tmp_path: Path, encoder: Encoder) -> None:

@@ -27,6 +27,7 @@ def _found(text: str) -> set[int]:
         ("कित", "किताब किति कित"),
         ("the who", "Who is it?"),
         ("to be or not to be", "To be, or not to be"),
+        ("(To be, or not to be?)", "to be or not to be"),
         ("v2.5", "Version v2.5"),
     ],
 )
