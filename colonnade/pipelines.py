@@ -77,7 +77,7 @@ def reindex(
     """Make INDEX anew beside the one that is served, and put it in place at once; what is not named stays as it is.
 
     Without options the codebook alone is trained anew. The old version is kept. With questions, a version that
-    answers them worse is not published; without, one that finds less of exact MaxSim, unless its encoder is another.
+    answers them worse is not published; without, one that finds less, unless its encoder is another.
     Servers of the old encoder keep answering from the old version.
 
     In Python: flows.reindex_index.reindex_index(ReindexParameters(...))
@@ -105,12 +105,12 @@ def evaluate(
     encoder: Encoder = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what the answers of INDEX are worth: nDCG@10, Recall@100, MRR and MAP.
+    """Measure what the answers of INDEX are worth: nDCG@10, Recall@100, MRR@100 and MAP@100.
 
-    Beside them those of exact MaxSim, of BM25, of both together (`search --hybrid`), and of another version.
+    Beside them those of an exhaustive search, of BM25, of both together (`search --hybrid`), and of another version.
 
-    Without questions, passages of INDEX stand for them, and only the recall of exact MaxSim can be told: with
-    --beside, that over the finer of the two versions.
+    Without questions, passages of INDEX stand for them, and only recall against an exhaustive search can be told:
+    with --beside, one over the finer of the two versions.
 
     In Python: flows.evaluate_index.evaluate_index(EvaluateParameters(...))
     """

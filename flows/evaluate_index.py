@@ -1,4 +1,4 @@
-"""What the answers of an index are worth, beside exact MaxSim, BM25, both together, and an older version."""
+"""What the answers of an index are worth, beside an exhaustive search, BM25, both together, and an older version."""
 
 from __future__ import annotations
 

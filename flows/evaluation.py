@@ -38,7 +38,7 @@ class Drift:
 class Comparison:
     """A version measured, and perhaps another beside it. texts: of the queries, by id. drift: of its segments.
 
-    reference: the version whose exact MaxSim the recall of both is held to; None where each is held to its own.
+    reference: the version whose exhaustive search both are held to; None where each is held to its own.
     """
 
     index: str
@@ -98,7 +98,7 @@ def measure_beside(
 ) -> Comparison:
     """Measure a version, published or not, and another beside it.
 
-    Without questions both are asked for the ten best of exact MaxSim over the finer of them, or each for its own.
+    Without questions both are held to an exhaustive search over the finer of them, or each to its own.
     encoders: where those of the two are now. words: whether the first is measured by words too.
     """
     if questions is None:
@@ -149,7 +149,7 @@ def measures_table(comparison: Comparison) -> list[dict[str, object]]:
 
 
 def _recall_name(comparison: Comparison) -> str:
-    """The measure of recall, with whose exact MaxSim it is held to where there is a choice."""
+    """The measure of recall, with the version whose exhaustive search it is held to where there is a choice."""
     if comparison.reference is not None:
         return f"Recall@10 of exact in version {comparison.reference}"
     return "Recall@10 of exact" if comparison.beside is None else "Recall@10 of each one's exact"
@@ -170,7 +170,7 @@ def refuse_worse(comparison: Comparison, tolerance: float) -> None:
     if comparison.loss > tolerance:
         beside = comparison.beside
         assert beside is not None
-        what = MEASURE if comparison.measured.served else "recall of exact MaxSim"
+        what = MEASURE if comparison.measured.served else "recall against exhaustive search"
         now = comparison.measured.served.get(MEASURE, comparison.measured.recall_10)
         before = beside.served.get(MEASURE, beside.recall_10)
         raise WorseAnswers(

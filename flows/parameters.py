@@ -112,7 +112,7 @@ class ReindexParameters(BaseModel):
         default=0.01,
         ge=0,
         le=1,
-        description="How much worse is still published: in nDCG@10, or in recall of exact MaxSim without judgements",
+        description="How much worse is still published: in nDCG@10; without judgements, in recall of exhaustive search",
     )
 
     @model_validator(mode="after")

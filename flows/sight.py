@@ -118,7 +118,7 @@ def show_numbers(numbers: Mapping[str, object], index: str) -> None:
 
 
 def show_drift(index: str, drift: Sequence[SegmentDrift], recall_10: float | None) -> None:
-    """Leave a table of the segments against the codebook, and what of exact MaxSim's ten best all of them find."""
+    """Leave a table of the segments against the codebook, and their recall against exhaustive search."""
     rows: list[dict[str, object]] = [{**asdict(one), "recall_10": None} for one in drift]
     rows.append({**dict.fromkeys(rows[0]), "segment": "all of the index", "recall_10": recall_10})
     create_table_artifact(key="drift", table=rows, description=f"Drift of {index}")

@@ -1,4 +1,4 @@
-"""What the answers of a version are worth: against judgements, exact MaxSim over all its passages, BM25 and both."""
+"""What the answers of a version are worth: against judgements, beside exhaustive search, BM25 and both together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tasks.device import gpu_claimed
 from tasks.measures import DEPTH, Judgements, PerQuery, mean, measure, overlap
 from tasks.prefect_task import as_task
 
-EXACT = "exact MaxSim"
+EXACT = "exhaustive search"
 
 _THREADS = os.cpu_count() or 1
 _FIRST_PASSAGES = 200  # of a ranking; more until they have DEPTH documents
@@ -40,10 +40,10 @@ _MOST_TOKENS = 20_000_000  # some ten seconds for those queries on two cores
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One version, measured. recall_10: the share of the ten best documents of exact MaxSim that a search finds.
+    """One version, measured. recall_10: the share of an exhaustive search's ten best documents that is found.
 
     served: the measures of answers as a server gives them. exact: those when every passage is scored.
-    per_query: the measures of each query, as served. others: those of exact MaxSim, and of BM25 and the hybrid
+    per_query: the measures of each query, as served. others: those of an exhaustive search, and of BM25 and the hybrid
     searches where they were asked for, by name. All are empty where there were no judgements.
     """
 
@@ -97,9 +97,9 @@ evaluate_task = as_task(evaluate, "evaluate")
 
 
 def evaluate_sample(address: str, manifest: Manifest, count: int, reference: Manifest | None = None) -> Evaluation:
-    """Measure how much of exact MaxSim a version finds, by `count` passages that stand for queries.
+    """Measure the recall of a version against an exhaustive search, by `count` passages that stand for queries.
 
-    Passages and exact MaxSim are those of `reference`, which has vectors of the same encoder; by default its own.
+    Passages and exhaustive search are of `reference`, which has vectors of the same encoder; by default its own.
     Documents that the two do not hold alike count for neither. Raises InputError where there are no others.
     """
     snapshot = open_snapshot(Index.at(address), manifest)
@@ -132,7 +132,7 @@ def _only(found: list[list[str]], wanted: set[str]) -> list[list[str]]:
 
 
 def recall_of_exact(address: str, version: int) -> float | None:
-    """What of exact MaxSim's ten best a search finds, by a few passages of the version that stand for queries.
+    """What of an exhaustive search's ten best a search finds, by a few passages of the version that stand for queries.
 
     Cheap enough to be asked after each run: 1 where a search scores every passage anyway, and None where scoring
     them all would take minutes; an evaluation measures it there.

@@ -1,7 +1,7 @@
 """How well rankings meet judgements: the measures are those of trec_eval, through ir-measures.
 
-nDCG has linear gain, as trec_eval computes it. Queries without a relevant document are left out; a query that
-found nothing counts as zero.
+nDCG has linear gain, as trec_eval computes it, and no measure looks further than the first 100 documents. Queries
+without a relevant document are left out; a query that found nothing counts as zero.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from index_format.errors import InputError
 
 DEPTH = 100  # documents of a ranking that are looked at
-MEASURES = ("nDCG@10", "Recall@100", "MRR", "MAP")
+MEASURES = ("nDCG@10", "Recall@100", "MRR@100", "MAP@100")
 
 Judgements = Mapping[str, Mapping[str, int]]  # relevance by query id and document id; above 0 is relevant
 Rankings = Mapping[str, Sequence[str]]  # document ids for each query id, best first
@@ -26,7 +26,7 @@ def measure(judgements: Judgements, rankings: Rankings) -> PerQuery:
         from ir_measures import AP, RR, R, iter_calc, nDCG
     except ImportError as error:
         raise InputError("Measuring quality needs the package ir-measures: pip install 'colonnade[eval]'.") from error
-    asked = {nDCG @ 10: "nDCG@10", R @ DEPTH: "Recall@100", RR: "MRR", AP @ DEPTH: "MAP"}
+    asked = {nDCG @ 10: "nDCG@10", R @ DEPTH: "Recall@100", RR: "MRR@100", AP @ DEPTH: "MAP@100"}
     judged = answerable(judgements)
     # Places instead of scores: ties were settled when the ranking was made.
     run = {

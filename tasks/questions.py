@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from html import unescape
 from pathlib import PurePosixPath
 
-import fsspec
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.json as pajson
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from index_format.errors import SourceError
 from tasks.measures import answerable
+from tasks.sources import find_source
 
 _QUERY_ID = ("query_id", "query-id", "_id", "id", "qid")
 _QUERY_TEXT = ("text", "query", "question")
@@ -160,9 +160,9 @@ def _strings(table: pa.Table, location: str, names: Sequence[str]) -> list[str]:
 
 
 def _read(location: str) -> bytes:
+    files, path = find_source(location)
     try:
-        with fsspec.open(location, "rb") as file:
-            data: bytes = file.read()
-            return data
-    except (OSError, ImportError, ValueError) as error:
+        data: bytes = files.cat_file(path)
+    except OSError as error:
         raise SourceError(f"{location}: cannot be read ({error}).") from error
+    return data

@@ -92,7 +92,7 @@ def test_measures_are_those_of_trec_eval() -> None:
     judgements = {"a": {"x": 2, "y": 1}, "b": {"k": 1}, "none": {"x": 0}}
     means = mean(measure(judgements, {"a": ["y", "x", "n"], "none": ["x"]}))
     ndcg = (1 + 2 / 1.584962500721156) / (2 + 1 / 1.584962500721156)
-    assert means == pytest.approx({"nDCG@10": ndcg / 2, "Recall@100": 0.5, "MRR": 0.5, "MAP": 0.5})
+    assert means == pytest.approx({"nDCG@10": ndcg / 2, "Recall@100": 0.5, "MRR@100": 0.5, "MAP@100": 0.5})
 
 
 def test_a_version_is_measured_beside_exact_search_and_an_older_version(prefect_here, write_texts, tmp_path) -> None:
@@ -109,7 +109,7 @@ def test_a_version_is_measured_beside_exact_search_and_an_older_version(prefect_
     assert done.beside.served["nDCG@10"] == 0.5
     assert done.differences == [{"query": "2", "before": 0.0, "now": 1.0}]
     assert done.measured.recall_10 == 1.0
-    assert list(done.references) == ["version 1", "exact MaxSim", "BM25", "hybrid by rank", "hybrid by weight"]
+    assert list(done.references) == ["version 1", "exhaustive search", "BM25", "hybrid by rank", "hybrid by weight"]
     assert done.references["BM25"]["2"]["nDCG@10"] == 1.0
     assert {"evaluation", "differences", "picture", "drift", "version"} <= artifact_keys()
     write_report(tmp_path / "report.html", done)
@@ -124,7 +124,7 @@ def test_a_report_shows_texts_as_they_are_and_many_queries_in_one_picture() -> N
     names = [f"<b>{number:04d}" for number in range(1201)]
     before = {name: dict.fromkeys(MEASURES, 0.5) for name in names}
     now = {name: dict.fromkeys(MEASURES, at / 1200) for at, name in enumerate(names)}
-    measured = Evaluation(2, "encoder", len(names), 1.0, mean(now), mean(before), now, {"exact MaxSim": before})
+    measured = Evaluation(2, "encoder", len(names), 1.0, mean(now), mean(before), now, {"exhaustive search": before})
     told = page(Comparison("<index>", measured, None, {names[0]: "<script>"}))
     assert "<script>" not in told
     assert "<b>" not in told
@@ -137,7 +137,7 @@ def test_a_report_shows_texts_as_they_are_and_many_queries_in_one_picture() -> N
 
 
 def test_without_questions_passages_of_the_index_stand_for_them(prefect_here, write_texts, tmp_path) -> None:
-    """How much of exact MaxSim is found can be told of any index."""
+    """How much of exhaustive search is found can be told of any index."""
     place = str(tmp_path / "index")
     build_index(BuildParameters(source=write_texts(TEXTS), index=place))
     done: Comparison = evaluate_index(EvaluateParameters(index=place))
@@ -165,7 +165,8 @@ def test_without_questions_two_versions_are_held_to_exact_search_over_the_finer_
     assert f"{place}: version 2 answers worse than version 1." in coarse.warnings
     assert not fine.warnings
     row = measures_table(coarse)[-1]
-    assert (row["measure"], row["version 1"], row["exact MaxSim"]) == ("Recall@10 of exact in version 1", 1.0, None)
+    expected = "Recall@10 of exact in version 1", 1.0, None
+    assert (row["measure"], row["version 1"], row["exhaustive search"]) == expected
 
 
 def test_versions_of_two_encoders_are_not_compared_without_questions(prefect_here, write_texts, tmp_path) -> None:
@@ -196,7 +197,7 @@ def test_the_table_says_whose_exact_search_is_the_reference(
     """What exact search over the version's own vectors finds of another's was not measured."""
     compared = Comparison("index", Evaluation(2, "encoder", 9, 0.8), beside, reference=reference)
     (row,) = measures_table(compared)
-    assert (row["measure"], row["version 2"], row["exact MaxSim"]) == (name, 0.8, exact)
+    assert (row["measure"], row["version 2"], row["exhaustive search"]) == (name, 0.8, exact)
 
 
 def artifact_keys() -> set[str]:

@@ -137,7 +137,7 @@ def test_without_questions_a_coarser_version_is_held_to_what_exact_search_finds_
 ) -> None:
     """It would find all of what is best by its own coarse vectors. What was encoded serves the run that allows it."""
     with pytest.raises(
-        WorseAnswers, match=r"would have recall of exact MaxSim 0\.\d+, version 1 has 1\.0000.*--tolerance"
+        WorseAnswers, match=r"would have recall against exhaustive search 0\.\d+, version 1 has 1\.0000.*--tolerance"
     ):
         reindex(many, **coarser)
     assert (many.current().version, many.current().codec.bits) == (1, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index_format.errors import SourceError, StorageError
+from tasks.questions import read_queries
 from tasks.rows import Rows, Source
 from tasks.sources import read_rows
 from tasks.tables import BATCH_ROWS
@@ -56,14 +58,17 @@ def test_a_file_that_was_missing_is_found_once_it_is_there(place: str) -> None:
     assert len(read(put(place, "rows.jsonl", FORMATS["jsonl"](ROWS)))[0]) == len(ROWS)
 
 
-def test_a_bucket_that_nobody_answers_for_is_the_stores_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which a flow tries again, where a source that is not there is an error of the input."""
+@pytest.mark.parametrize("reader", [read, read_queries])
+def test_a_bucket_that_nobody_answers_for_is_the_stores_failure(
+    reader: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which a flow tries again, where a source that is not there is an error of the input; and so with questions."""
     settings = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     for name, value in {**settings, "AWS_MAX_ATTEMPTS": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("s3fs.S3FileSystem.cachable", False)  # others in this process know a store that answers
     with pytest.raises(StorageError, match=r"s3://nowhere/rows\.jsonl: cannot be reached .*[Cc]onnect") as caught:
-        read("s3://nowhere/rows.jsonl")
+        reader("s3://nowhere/rows.jsonl")
     assert not caught.value.refused
 
 
