@@ -69,7 +69,7 @@ def _built(comparison: dict[str, Any], about: str) -> Figures:
     ]
     head = [
         "engine", "bits", "build s", "CPU s a million tokens", "bytes a token", "bytes a passage", "RSS MiB, opened",
-        "add 1 % / delete 1 %, s",
+        "add 1 % first / again / delete 1 %, s",
     ]  # fmt: skip
     return Figures(f"Indexes: {about}", head, rows)
 

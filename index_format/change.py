@@ -9,12 +9,14 @@ changes nothing the second time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from index_format import keys
 from index_format.commit import refuse_collectable
@@ -69,13 +71,20 @@ class Origin:
     source_fingerprint: str | None = None
 
 
-def live_documents(segments: Iterable[SegmentReader]) -> dict[str, Place]:
-    """Every live document by id."""
+def live_documents(segments: Iterable[SegmentReader], among: Collection[str] | None = None) -> dict[str, Place]:
+    """The live documents by id: all, or those of them whose ids are `among` the given ones."""
+    wanted = None if among is None else pa.array(list(among), pa.string())
     places: dict[str, Place] = {}
     for segment in segments:
-        ids, hashes = segment.document_ids.to_pylist(), segment.content_hashes
-        for row in np.flatnonzero(~segment.deleted_rows):
-            places[ids[row]] = Place(segment.record.id, int(row), hashes[row])
+        rows = np.arange(segment.record.documents)
+        if wanted is not None:
+            found = pc.indices_nonzero(pc.is_in(segment.document_ids, value_set=wanted))
+            rows = np.asarray(np.from_dlpack(found), np.int64)
+        rows = rows[~segment.deleted_rows[rows]]
+        if len(rows):
+            ids, hashes = (column.take(rows).to_pylist() for column in (segment.document_ids, segment.content_hashes))
+            for row, document_id, content_hash in zip(rows.tolist(), ids, hashes, strict=True):
+                places[document_id] = Place(segment.record.id, row, content_hash)
     return places
 
 
@@ -99,9 +108,11 @@ def add_segments(
     codec = read_codec(index.files, addition.codec, addition.encoder.dim)
     centroids = addition.codebook.centroids
     readers = {record.id: SegmentReader(index.files, record, codec, centroids) for record in kept}
-    live = live_documents(readers[segment.id] for segment in old)
+    removed = set(removed)
+    arriving = {one for segment in fresh for one in readers[segment.id].document_ids.to_pylist()}
+    live = live_documents([readers[segment.id] for segment in old], among=removed | arriving)
     hidden: dict[str, list[int]] = {}
-    gone = [live.pop(document_id) for document_id in set(removed) & set(live)]
+    gone = [live.pop(document_id) for document_id in removed & set(live)]
     for place in gone:
         hidden.setdefault(place.segment_id, []).append(place.row)
     added = changed = 0
@@ -126,10 +137,8 @@ def add_segments(
 def delete_documents(index: Index, base: Manifest, document_ids: Iterable[str], origin: Origin) -> Manifest | None:
     """The manifest without the given documents, or None when none of them is live."""
     readers = {reader.record.id: reader for reader in index.segments(base)}
-    live = live_documents(readers.values())
     hidden: dict[str, list[int]] = {}
-    for document_id in set(document_ids) & set(live):
-        place = live[document_id]
+    for place in live_documents(readers.values(), among=set(document_ids)).values():
         hidden.setdefault(place.segment_id, []).append(place.row)
     if not hidden:
         return None

@@ -35,7 +35,9 @@ def replace_vectors(index: Index, base: Manifest, replaced: Manifest, made: Addi
         wanted = [
             # Taken out of `live` when found: a document that was encoded twice is shown once.
             live.get(document_id) == content_hash and live.pop(document_id, None) is not None
-            for document_id, content_hash in zip(reader.document_ids.to_pylist(), reader.content_hashes, strict=True)
+            for document_id, content_hash in zip(
+                reader.document_ids.to_pylist(), reader.content_hashes.to_pylist(), strict=True
+            )
         ]
         segments.append(hide_rows(index, reader, [row for row, kept in enumerate(wanted) if not kept]))
     _refuse_missing(index, base, live)

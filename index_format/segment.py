@@ -270,16 +270,16 @@ class SegmentReader:
         return start, end
 
     @cached_property
-    def content_hashes(self) -> list[bytes]:
+    def content_hashes(self) -> pa.Array:
         """The content hash of each document, by row."""
-        hashes: list[bytes] = self._read_columns(["content_hash"])["content_hash"].to_pylist()
-        return hashes
+        return self._read_columns(["content_hash"])["content_hash"].combine_chunks()
 
     @cached_property
     def deleted_rows(self) -> NDArray[np.bool_]:
         """Which documents are deleted, by row: bool [documents]."""
         deleted = np.zeros(self.record.documents, bool)
-        deleted[self.document_rows[self.deleted]] = True
+        if self.record.deletions is not None:  # or else no passage has to be read
+            deleted[self.document_rows[self.deleted]] = True
         return deleted
 
     @property

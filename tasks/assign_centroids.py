@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import msgspec
+from threading import Lock
 
+import msgspec
+from cachetools import LRUCache, cached
+
+from index_format.codebook import Codebook
 from index_format.errors import EncoderMismatch
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
 from index_format.segment import EncodedSegment, read_codebook, read_codec, write_centroids
+from serving.nearest import NearestCentroids
 from tasks import progress
 from tasks.prefect_task import as_task
 from tasks.train_codebook import nearest_of
@@ -26,19 +31,20 @@ def assign_centroids(
             f"{codebook.encoder!r}. Another writer made the index anew meanwhile: run again."
         )
     index = Index.at(address)
-    book = read_codebook(index.files, codebook, dim)
-    file = write_centroids(
-        index.store,
-        segment,
-        index.files,
-        read_codec(index.files, codec, dim),
-        book,
-        nearest=nearest_of(book).find,
-    )
+    book, nearest = _opened(index, codebook, dim)
+    codec_read = read_codec(index.files, codec, dim)
+    file = write_centroids(index.store, segment, index.files, codec_read, book, nearest=nearest.find)
     progress.report("centroids", advance=segment.tokens)
     if isinstance(segment, SegmentRecord):
         return msgspec.structs.replace(segment, centroids_file=file)
     return segment.with_centroids(file)
+
+
+@cached(LRUCache(2), key=lambda index, codebook, dim: (index.address, codebook.id), lock=Lock())  # noqa: ARG005
+def _opened(index: Index, codebook: CodebookRecord, dim: int) -> tuple[Codebook, NearestCentroids]:
+    """A codebook and what finds its nearest centroids: the same for the next segment, groups of centroids and all."""
+    book = read_codebook(index.files, codebook, dim)
+    return book, nearest_of(book)
 
 
 assign_centroids_task = as_task(assign_centroids, "assign centroids")

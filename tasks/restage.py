@@ -42,7 +42,7 @@ def _content(index: Index, segment: EncodedSegment) -> set[tuple[str, bytes]]:
 
 def _wanted(reader: SegmentReader, done: set[tuple[str, bytes]]) -> pa.Table:
     rows = np.flatnonzero(~reader.deleted_rows).tolist()
-    ids, hashes = reader.document_ids.to_pylist(), reader.content_hashes
+    ids, hashes = reader.document_ids.to_pylist(), reader.content_hashes.to_pylist()
     wanted = [row for row in rows if (ids[row], hashes[row]) not in done]
     return reader.read_table().take(pa.array(wanted, pa.int64()))
 

@@ -37,7 +37,7 @@ class Colonnade:
         self._vectors, self._threads = vectors, threads
         dim = int(vectors.tokens.shape[1])
         self._encoder = encoder or EncoderRecord(name="benchmark", fingerprint="0" * 64, dim=dim)
-        self._folder: Path | None = None
+        self._index: Any = None
         self._snapshot: Any = None
 
     def build(self, folder: Path, bits: int) -> None:
@@ -54,25 +54,27 @@ class Colonnade:
         self._publish(index, record, book, segments)
 
     def open(self, folder: Path) -> None:
-        self._folder = folder
-        self._snapshot = open_snapshot(Index.at(folder))
+        self._index = Index.at(folder)
+        self._snapshot = open_snapshot(self._index)
 
     def search(self, query: Any, k: int, **point: Any) -> list[int]:
         return rank(self._snapshot, np.asarray(query, np.float32), k, threads=self._threads, **point).passages
 
     def change(self) -> dict[str, float]:
-        """Seconds until an addition of 1 %, and then a deletion of 1 %, can be searched."""
-        assert self._folder is not None
-        index, manifest = Index.at(self._folder), self._snapshot.manifest
+        """Seconds until an addition of 1 %, and then a deletion of 1 %, can be searched by who has the index open.
+
+        The writer opens it for itself, as one elsewhere would.
+        """
+        index, manifest = Index.at(self._index.address), self._snapshot.manifest
         share = range(self._vectors.passages // 100)
         started = time.perf_counter()
         fresh = self._segment(index, self._snapshot.codec, share, "new-")
         self._publish(index, manifest.codec, manifest.codebook, [fresh])
-        self._snapshot = open_snapshot(index, previous=self._snapshot)
+        self._snapshot = open_snapshot(self._index, previous=self._snapshot)
         self._snapshot.table  # noqa: B018  # what a first search would wait for
         added = time.perf_counter()
         commit(index.store, lambda base: delete_documents(index, base, [f"new-{n}" for n in share], Origin("delete")))
-        self._snapshot = open_snapshot(index, previous=self._snapshot)
+        self._snapshot = open_snapshot(self._index, previous=self._snapshot)
         self._snapshot.table  # noqa: B018
         return {"add_1_percent": added - started, "delete_1_percent": time.perf_counter() - added}
 

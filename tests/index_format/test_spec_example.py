@@ -125,7 +125,7 @@ def worked_lines(root: Path) -> list[str]:
     lines += [f"deletions.ordinals  {np.flatnonzero(after.deleted).astype('<u4').tobytes().hex(' ', 4)}"]
     lines += [
         f"content_hash {one['id']}  {digest.hex()}"
-        for one, digest in zip(DOCUMENTS, segment.content_hashes, strict=True)
+        for one, digest in zip(DOCUMENTS, segment.content_hashes.to_pylist(), strict=True)
     ]
     files = {"codec": first.codec.file, "codebook": first.codebook.file, "codes": first.segments[0].codes_file}
     files |= {"centroids": first.segments[0].centroids_file}

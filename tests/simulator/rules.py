@@ -6,9 +6,8 @@ Every rule is a small function of the product; here it is replaced by one that d
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
-from types import GeneratorType
 from typing import Any
 from unittest import mock
 
@@ -43,9 +42,9 @@ def _ignored(*places: tuple[object, str], answer: object = None) -> Removal:
     return removed
 
 
-def _none_before(segments: Iterable[SegmentReader]) -> dict[str, change.Place]:
+def _none_before(segments: Iterable[SegmentReader], among: Collection[str] | None = None) -> dict[str, change.Place]:
     """The live documents of a new segment, but none of those that the index had when it is added to."""
-    return {} if isinstance(segments, GeneratorType) else _live_documents(segments)
+    return {} if isinstance(segments, list) and among is not None else _live_documents(segments, among)
 
 
 _live_documents = change.live_documents
