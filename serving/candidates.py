@@ -11,7 +11,6 @@ Everything depends on the passages of the snapshot and their scores alone, never
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,12 +125,12 @@ def _expected_beyond(
     in the approximate one and a normal error; the error's size is that of the errors above the line, where
     the passages that matter are.
     """
-    x, y, count = approximate.astype(np.float64), exact.astype(np.float64), len(exact)
-    # Exact sums: those of the passages in another order are the same, to the last bit.
-    x_mean, y_mean = math.fsum(x) / count, math.fsum(y) / count
+    order = np.lexsort((exact, approximate))  # or the last bit of a sum would depend on the passages' order
+    x, y, count = approximate[order].astype(np.float64), exact[order].astype(np.float64), len(exact)
+    x_mean, y_mean = x.sum() / count, y.sum() / count
     x -= x_mean
-    variance = math.fsum(x * x)
-    slope = max(0.0, math.fsum(x * (y - y_mean)) / variance) if variance > 0 else 0.0
+    variance = float((x * x).sum())
+    slope = max(0.0, float((x * (y - y_mean)).sum()) / variance) if variance > 0 else 0.0
     errors = np.sort(y - (y_mean + slope * x))
     above = errors[np.searchsorted(errors, 0.0, side="right") :]
     spread = max(float(np.sqrt((above * above).sum() / len(above))) if len(above) else 0.0, _LEAST_SPREAD)
