@@ -31,7 +31,9 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class QueryToken(msgspec.Struct, frozen=True):
-    """A token of the query: characters start to end of its text, or None for what the encoder put there itself."""
+    """A token of the query: characters start to end of its text without blanks around it, or None for what the encoder
+    put there itself.
+    """
 
     token: str
     start: int | None

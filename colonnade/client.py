@@ -5,8 +5,8 @@
             print(hit.score, hit.text)
 
 A busy server (503) is asked again when its Retry-After has passed, and one that cannot be reached a moment later; one
-that says to come back later than anybody waits is left alone. A change whose answer does not come in time is not sent
-again, for it may be under way.
+that says to come back later than anybody waits is left alone. A change that was sent and
+not answered is not sent again, for it may have been made.
 Every request is written once, in `Methods`, and both clients have it; what comes back is in `answers.py`.
 """
 
@@ -45,6 +45,7 @@ Result = TypeVar("Result")
 
 _AGAIN = {429, 503}
 _LONGEST_SECONDS = 30.0
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class Refused(Exception):
@@ -247,7 +248,7 @@ class Methods:
 
 @dataclass(frozen=True, slots=True)
 class _Retries:
-    """When to ask again. Every request may be sent twice: to add or delete the same again changes nothing."""
+    """When to ask again. What changes the index is sent again only where it cannot have arrived, or was refused."""
 
     attempts: int
 
@@ -259,7 +260,7 @@ class _Retries:
 
     def after_error(self, attempt: int, error: httpx.TransportError, call: Call[Any]) -> float | None:
         """The same where no answer came."""
-        if call.changes and isinstance(error, httpx.ReadTimeout):
+        if call.changes and not isinstance(error, _NOT_SENT):
             return None
         return self._pause(attempt, None)
 
@@ -280,8 +281,8 @@ def _settings(key: str | None, timeout: float, verify: bool | ssl.SSLContext) ->
 class Client(Methods):
     """Asks a server and waits. Safe to use from several threads.
 
-    key: where the server asks for one. timeout: seconds that one attempt may take. attempts: 1 never asks again.
-    verify: as httpx has it, for a certificate of one's own.
+    key: where the server asks for one. timeout: seconds that the server may be silent in an attempt. attempts: 1 never
+    asks again. verify: as httpx has it, for a certificate of one's own.
     """
 
     def __init__(

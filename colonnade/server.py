@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import ipaddress
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,6 +61,8 @@ class Place:
         for name, path in (("--tls-certificate", self.tls_certificate), ("--tls-key", self.tls_key)):
             if path is not None and not path.is_file():
                 raise InputError(f"{name} {path}: there is no such file.")
+        if self.tls_certificate is not None and self.tls_key is not None:
+            _refuse_other_key(self.tls_certificate, self.tls_key)
 
     def hosts(self) -> frozenset[str] | None:
         """The names by which a server without keys answers, which only this machine reaches; None for any name.
@@ -69,6 +73,17 @@ class Place:
             return None
         own = self.host.lower()
         return frozenset({"localhost", "127.0.0.1", "[::1]", f"[{own}]" if ":" in own else own})
+
+
+def _refuse_other_key(certificate: Path, key: Path) -> None:
+    """Raise InputError where a certificate and a key are none, or not of each other."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, OSError) as error:
+        raise InputError(
+            f"--tls-certificate {certificate} and --tls-key {key} cannot be used together ({error}). Expected a "
+            "certificate and its own private key, both PEM, the key without a password."
+        ) from error
 
 
 def run_server(
@@ -112,6 +127,7 @@ def _leave_out_of_collections() -> None:
     """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # what is not collected at the end, DuckDB calls leaks, in dozens of lines
     gc.set_threshold(_COLLECT_EVERY)
 
 

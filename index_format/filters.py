@@ -78,7 +78,7 @@ class Membership(_Expression):
 
     op: Literal["in"]
     column: Name
-    values: Annotated[tuple[Value, ...], Field(min_length=1, max_length=MAX_VALUES)]
+    values: Annotated[tuple[Value, ...], Field(min_length=1, max_length=MAX_VALUES, fail_fast=True)]
 
     @property
     def operands(self) -> tuple[Value, ...]:
@@ -131,14 +131,14 @@ class And(_Expression):
     """All of the filters hold."""
 
     op: Literal["and"]
-    filters: Annotated[tuple[Expression, ...], Field(min_length=1, max_length=MAX_LEAVES)]
+    filters: Annotated[tuple[Expression, ...], Field(min_length=1, max_length=MAX_LEAVES, fail_fast=True)]
 
 
 class Or(_Expression):
     """At least one of the filters holds."""
 
     op: Literal["or"]
-    filters: Annotated[tuple[Expression, ...], Field(min_length=1, max_length=MAX_LEAVES)]
+    filters: Annotated[tuple[Expression, ...], Field(min_length=1, max_length=MAX_LEAVES, fail_fast=True)]
 
 
 class Not(_Expression):

@@ -29,7 +29,9 @@ MAX_EXPLAINED = 100
 
 @dataclass(frozen=True, slots=True)
 class QueryToken:
-    """A token of the query: characters `start` to `end` of its text, or null for what the encoder put there itself."""
+    """A token of the query: characters `start` to `end` of its text without blanks around it, or null for what the
+    encoder put there itself.
+    """
 
     token: str
     start: int | None

@@ -5,12 +5,14 @@ A key is 256 random bits, so that one round of SHA-256 keeps it: there is nothin
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import hmac
 import logging
 import os
 import secrets
+import stat
 import threading
 import time
 import uuid
@@ -25,6 +27,7 @@ from index_format.errors import InputError
 KeyScope = Literal["search", "write", "admin"]
 KEY_SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 _PREFIX = "colonnade_"
+_MOST_DAYS = 36_500
 _LOOK_SECONDS = 1.0  # how often the file is looked at, at most
 _log = logging.getLogger("colonnade.keys")
 
@@ -57,6 +60,8 @@ def make_key(name: str, scopes: Iterable[str], tenant: str | None = None, days: 
         raise InputError(f"--scope: name at least one of {', '.join(KEY_SCOPES)}, got {', '.join(sorted(given))!r}.")
     if tenant is not None and "admin" in wanted:
         raise InputError("--tenant: a key of one tenant may search and write, and not admin: that shows all tenants.")
+    if days is not None and not 0 <= days <= _MOST_DAYS:  # NaN is neither
+        raise InputError(f"--days: expected at most {_MOST_DAYS:,} and no less than 0, got {days:g}.")
     secret, now = _PREFIX + secrets.token_urlsafe(32), int(time.time())
     expires_at = None if days is None else now + int(days * 86_400)
     key = Key(
@@ -82,14 +87,23 @@ def read_keys(path: Path) -> list[Key]:
 
 
 def write_keys(path: Path, keys: list[Key]) -> None:
-    """Replace a file of keys whole, readable by its owner alone."""
+    """Replace a file of keys whole, readable by its owner alone; one that is there keeps its owner and its mode."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            _take_after(path.stat(), file.fileno())
         file.write(msgspec.json.format(msgspec.json.encode(keys), indent=2) + b"\n")
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _take_after(there: os.stat_result, descriptor: int) -> None:
+    """Give an open file the owner and the mode of another. Who may not give the owner leaves it: it is their own."""
+    with contextlib.suppress(PermissionError):
+        os.fchown(descriptor, there.st_uid, there.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(there.st_mode))
 
 
 def change_keys(path: Path, change: Callable[[list[Key]], list[Key]]) -> None:
@@ -110,8 +124,8 @@ class KeyRing:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._seen = self._state()  # before the keys: what changes between the two is seen at the next look
         self._keys = read_keys(path)
-        self._seen = self._state()
         self._looked_at = time.monotonic()
 
     def find(self, secret: str) -> Key | None:

@@ -37,6 +37,7 @@ _WARM_SHARED = (4, (8, 12, 20))  # so many queries together, of so many vectors 
 _RETRY_SECONDS = 30.0
 _LIST_SECONDS = 30.0
 _OLDER_OPEN = 2  # versions beside the newest: each may hold files that nothing else does
+_STOP_SECONDS = 5.0  # to fetch a version takes longer than anybody waits for a server to end
 _THREADS = os.cpu_count() or 1  # of one query; several queries share them
 
 
@@ -397,7 +398,7 @@ class Refresher(threading.Thread):
     def stop(self) -> None:
         self._stopping = True
         self._wanted.set()
-        self.join()
+        self.join(_STOP_SECONDS)
 
     def _look(self) -> None:
         try:

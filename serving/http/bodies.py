@@ -17,6 +17,7 @@ from serving.http.plain import WHOLE_BODY
 
 Model = TypeVar("Model", bound=BaseModel)
 _JSON = "application/json"
+_MOST_READ = 1_000  # faults of one body
 
 
 def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
@@ -74,5 +75,8 @@ async def read_body(request: Request, receive: Receive, model: type[Model]) -> M
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
+        if error.error_count() > _MOST_READ:  # they would take longer to write down than the body did to read
+            fault = {"loc": ("body",), "msg": f"{error.error_count():,} faults in one body", "type": "too_many_faults"}
+            raise RequestValidationError([fault]) from None
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in faults]) from None

@@ -50,7 +50,7 @@ class ColumnsRequest(Versioned, Timed):
 class DocumentsRequest(Versioned, Timed):
     """Which documents."""
 
-    ids: list[DocumentId] = Field(min_length=1, max_length=MAX_IDS)
+    ids: Annotated[list[DocumentId], Field(min_length=1, max_length=MAX_IDS, fail_fast=True)]
 
 
 class DocumentsAnswered(BaseModel):
@@ -65,7 +65,10 @@ class RerankRequest(Versioned, Timed):
 
     query: QueryText
     texts: list[str] = Field(
-        min_length=1, max_length=MAX_TEXTS, description=f"At most {MAX_CHARACTERS:,} characters together"
+        min_length=1,
+        max_length=MAX_TEXTS,
+        fail_fast=True,
+        description=f"At most {MAX_CHARACTERS:,} characters together",
     )
 
     @field_validator("texts")

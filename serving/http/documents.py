@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -43,15 +43,38 @@ class Document(schemas.Request):
 class AddRequest(schemas.Request):
     """Documents to add, as one new version."""
 
-    documents: list[Document] = Field(min_length=1, max_length=MAX_DOCUMENTS)
+    documents: Annotated[list[Document], Field(min_length=1, max_length=MAX_DOCUMENTS, fail_fast=True)]
+
+    @field_validator("documents")
+    @classmethod
+    def _one_spelling(cls, documents: list[Document]) -> list[Document]:
+        spelled: dict[tuple[str, ...], str] = {}
+        for number, document in enumerate(documents):
+            for path in _names(document.metadata):
+                lower = tuple(one.lower() for one in path)
+                if not path[-1] or spelled.setdefault(lower, path[-1]) != path[-1]:
+                    expected = "a name" if not path[-1] else repr(spelled[lower])
+                    raise ValueError(f"documents.{number}.metadata: {'.'.join(path)!r}: expected {expected}")
+        return documents
+
+
+def _names(value: JsonValue, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The names in a value, each after those that it lies in."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield (*path, name)
+            yield from _names(inner, (*path, name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _names(inner, path)
 
 
 class DeleteRequest(schemas.Request):
     """Documents to delete, as one new version: those with certain ids, or those that match a filter."""
 
     filter: Filter | None = Field(default=None, description="Which documents: docs/filters.md")
-    ids: list[schemas.DocumentId] | None = Field(
-        default=None, validate_default=True, min_length=1, max_length=MAX_VALUES
+    ids: Annotated[list[schemas.DocumentId], Field(min_length=1, max_length=MAX_VALUES, fail_fast=True)] | None = Field(
+        default=None, validate_default=True
     )
 
     @field_validator("ids")

@@ -30,6 +30,9 @@ class ErrorAnswer(BaseModel):
     detail: list[Fault] = Field(description="The faults of a malformed request, one by one")
 
 
+MOST_FAULTS = 20
+"""So many faults of a request are told one by one."""
+
 RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorAnswer, "description": "The request cannot be answered as it is"},
     "5XX": {"model": ErrorAnswer, "description": "It may be later: see Retry-After"},
@@ -72,10 +75,12 @@ def from_validation(error: RequestValidationError) -> Refusal:
 
     Without the values that were sent: they may be text that JSON cannot carry back, or not ours to repeat.
     """
-    faults = [{name: one[name] for name in ("loc", "msg", "type")} for one in error.errors()]
+    found = error.errors()
+    faults = [{name: one[name] for name in ("loc", "msg", "type")} for one in found[:MOST_FAULTS]]
     places = (".".join(str(part) for part in one["loc"][1:]) or "body" for one in faults)
     told = "; ".join(f"{place}: {one['msg']}" for place, one in zip(places, faults, strict=True))
-    return Refusal(422, "invalid_request", told, detail=faults)
+    more = f"; and {len(found) - MOST_FAULTS} more" if len(found) > MOST_FAULTS else ""
+    return Refusal(422, "invalid_request", told + more, detail=faults)
 
 
 def from_http(error: HTTPException) -> Refusal:

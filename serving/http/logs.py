@@ -25,8 +25,17 @@ class JsonLines(logging.Formatter):
 
 
 def configure() -> None:
-    """Write everything of Colonnade's from INFO on, and of others from WARNING on."""
+    """Write everything of Colonnade's from INFO on, and of others from WARNING on, whoever set up logs before.
+
+    Prefect does, as soon as it is imported: it gives uvicorn's logs and all others handlers that are no JSON, and that
+    write traces with their messages.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and logger.handlers:
+            logger.handlers.clear()
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("colonnade").setLevel(logging.INFO)

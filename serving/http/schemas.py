@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from serving.explain import MAX_EXPLAINED, Explanation
 from serving.http.errors import wrong_field
 from serving.hybrid import DEPTH, Fusion
 from serving.query import SearchQuery
-from serving.search import MAX_K, Hit, Recall
+from serving.search import MAX_K, Fused, Recall
 
 MAX_QUERY_CHARACTERS = 10_000
 MAX_QUERY_VECTORS = 1_024
@@ -25,8 +25,9 @@ MAX_COMPONENT = 1e6  # keeps every product in a float32
 
 QueryText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY_CHARACTERS)]
 Component = Annotated[float, Field(ge=-MAX_COMPONENT, le=MAX_COMPONENT, allow_inf_nan=False)]
-Vector = Annotated[list[Component], Field(min_length=1, max_length=MAX_DIM)]
-QueryVectors = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_VECTORS)]
+# The first fault of a list of many is told, and no other: a small request could have a million.
+Vector = Annotated[list[Component], Field(min_length=1, max_length=MAX_DIM, fail_fast=True)]
+QueryVectors = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_VECTORS, fail_fast=True)]
 DocumentId = Annotated[str, Field(min_length=1, max_length=10_000)]
 HitField = Literal["title", "text", "metadata"]
 
@@ -134,7 +135,7 @@ class SearchRequest(Question, Versioned, Timed):
 class BatchSearchRequest(Versioned, Timed):
     """Several questions, answered from one version."""
 
-    queries: list[Question] = Field(min_length=1, max_length=MAX_QUERIES)
+    queries: Annotated[list[Question], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)]
 
     @field_validator("queries")
     @classmethod
@@ -149,14 +150,28 @@ class BatchSearchRequest(Versioned, Timed):
 class EncodeRequest(Timed):
     """Queries to turn into token vectors."""
 
-    texts: list[QueryText] = Field(min_length=1, max_length=MAX_QUERIES)
+    texts: Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)]
+
+
+class FoundHit(BaseModel):
+    """A passage that was found, with what of its document was asked for."""
+
+    document_id: str
+    passage: int = Field(description="Its place in the document, from 0")
+    score: float
+    start: int = Field(description="First character of the passage in the document's text")
+    end: int = Field(description="One past its last character")
+    title: str | None = None
+    text: str = Field(default="", description="That of the passage")
+    metadata: dict[str, Any] = Field(default={})
+    fused: Fused | None = Field(default=None, description="Of a hybrid search, what both sides say")
 
 
 class Answered(BaseModel):
     """The answer to one question: passages, best first, all from one version of the index."""
 
     version: int
-    hits: list[Hit]
+    hits: list[FoundHit]
     recall: Recall
     scored: int = Field(description="How many passages were scored exactly")
     queue_ms: float = Field(description="Waiting for those before it")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,6 +113,30 @@ def test_a_question_without_an_answer_is_asked_again_and_a_change_is_not(server:
     with Client(address, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
         client.add([{"id": "a", "text": "b"}])
     assert len(told.asked_at) == 3
+
+
+def test_a_change_is_sent_until_it_arrives_and_never_again() -> None:
+    """Nobody listens at first; then a server goes away after it had the request, and may have made the change."""
+    received = []
+    with socket.socket() as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(2)
+
+        def hang_up() -> None:
+            time.sleep(0.3)
+            listener.listen()
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        received.append(connection.recv(65_536))
+
+        done = pool.submit(hang_up)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(address, attempts=9) as client, pytest.raises(httpx.TransportError):
+            client.add([{"id": "a", "text": "b"}])
+        done.result()
+    assert len(received) == 1
 
 
 def test_an_answer_that_is_not_the_servers_is_told_by_its_status(server: tuple[Told, str]) -> None:

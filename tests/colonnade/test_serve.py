@@ -24,7 +24,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from colonnade.client import Client, Refused
 from colonnade.serve import serve
+from colonnade.server import Place
 from encoding.encoder import load_encoder, load_encoder_of
+from index_format.errors import InputError
 from index_format.index import Index
 from serving.http.parts import NewDocument
 from serving.keys import make_key, write_keys
@@ -135,13 +137,26 @@ def test_a_server_of_a_bucket_follows_it(fresh_s3_address: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_a_certificate_that_is_not_of_its_key_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    """Swapped, of another key, or none at all."""
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "theirs").mkdir()
+    certificate, private = make_certificate(tmp_path / "ours")
+    _, other = make_certificate(tmp_path / "theirs")
+    Place("127.0.0.1", 0, tls_certificate=certificate, tls_key=private).refuse_unsafe()
+    for pair in ((private, certificate), (certificate, other), (Path(__file__), private)):
+        with pytest.raises(InputError, match="cannot be used together"):
+            Place("127.0.0.1", 0, tls_certificate=pair[0], tls_key=pair[1]).refuse_unsafe()
+
+
 def test_a_server_for_others_has_keys_tls_quiet_logs_and_ends_in_order(tmp_path: Path) -> None:
     """On all addresses; told to stop while four clients ask, it answers what it took and ends with code 0."""
     add_texts(Index.at(tmp_path / "index"), load_encoder("embedded"), {"bees": "Bees make honey."})
     key, secret = make_key("us", ["search", "admin"])
     write_keys(tmp_path / "keys.json", [key])
     certificate, private = make_certificate(tmp_path)
-    command = [COLONNADE, "serve", tmp_path / "index", "--host", "0.0.0.0", "--port", "0"]
+    # One that writes loads Prefect, which sets up logs of its own.
+    command = [COLONNADE, "serve", tmp_path / "index", "--host", "0.0.0.0", "--port", "0", "--writable"]
     command += ["--keys", tmp_path / "keys.json", "--tls-certificate", certificate, "--tls-key", private]
     pipes = {"stdout": subprocess.PIPE, "stderr": (tmp_path / "log").open("w"), "text": True}
     process = subprocess.Popen([str(one) for one in command], **pipes)  # type: ignore[call-overload]

@@ -82,6 +82,9 @@ def test_documents_that_are_none_are_refused(client: Client, place: Index) -> No
             client.add([document])
     with pytest.raises(Refused, match="no column may be called text"):
         client.add([{"id": "a", "text": "b", "metadata": {"text": "c"}}])
+    for names in ([{"Name": 1}, {"name": 2}], [{"by": {"Name": 1}}, {"by": [{"name": 2}]}], [{"name": 1}, {"": 2}]):
+        with pytest.raises(Refused, match=r"documents\.1\.metadata: '(by\.)?(name)?': expected ('Name'|a name)"):
+            client.add([{"id": "a", "text": "b", "metadata": one} for one in names])
     for given in ({}, {"ids": ["a"], "filter": {"op": "is_null", "column": "legs"}}, {"ids": []}, {"ids": [""]}):
         with pytest.raises(Refused, match="ids"):
             client.delete(**given)

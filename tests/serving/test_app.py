@@ -22,6 +22,7 @@ from encoding.encoder import Encoder
 from index_format.index import Index
 from index_format.store import MemoryStore
 from serving.http.app import make_app
+from serving.http.errors import MOST_FAULTS
 from serving.http.pages import STATIC
 from serving.http.parts import Settings
 from serving.http.schemas import MAX_QUERY_CHARACTERS
@@ -183,6 +184,32 @@ def test_a_bad_request_is_told_which_field_is_wrong(client: TestClient, body: di
     (detail,) = _refusal(client, body)
     assert detail["loc"] == ["body", field]
     assert detail["msg"]
+
+
+MANY_FAULTS = {"op": "in", "column": "legs", "values": [{}] * 10_000}
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"vectors": [["a"] * 1024] * 64}, 1),
+        (
+            {
+                "query": "a",
+                "filter": {"op": "or", "filters": [{"op": "in", "column": "b", "values": [{}] * 10_000}] * 9},
+            },
+            9,
+        ),
+        ({"query": "a"} | {f"unknown-{number}": 0 for number in range(900)}, MOST_FAULTS),
+        ({"query": "a"} | {f"unknown-{number}": 0 for number in range(5_000)}, 1),
+    ],
+)
+def test_a_request_with_many_faults_is_told_some(client: TestClient, body: dict[str, object], told: int) -> None:
+    """Of a list the first; so a small request never has an answer that is many times as large."""
+    refused = client.post("/v1/search", json=body)
+    assert refused.status_code == 422
+    assert 1 <= len(refused.json()["detail"]) <= told
+    assert len(refused.content) < 10_000
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"query": }', b"null", b"[]", b'"bees"', b"5", b"bees"])

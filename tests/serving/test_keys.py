@@ -25,7 +25,7 @@ from serving.http.app import make_app
 from serving.http.logs import JsonLines
 from serving.http.parts import NewDocument, Settings, Written
 from serving.http.routes import SCOPES, ScopedRoute, needs
-from serving.keys import KeyRing, KeyScope, change_keys, make_key, read_keys, write_keys
+from serving.keys import Key, KeyRing, KeyScope, change_keys, make_key, read_keys, write_keys
 from serving.searcher import Searcher
 from tests.serving.vectors import add_texts
 
@@ -230,6 +230,36 @@ def test_the_trace_that_others_log_is_told_without_its_message() -> None:
     assert re.fullmatch(
         r"ValueError at test_the\S+ of test_keys.py; caused by KeyError at test_the\S+ .*", told["error"]
     )
+
+
+def test_a_key_that_is_revoked_while_the_server_starts_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reading the file and remembering which state of it that was."""
+    path = tmp_path / "keys.json"
+    key, secret = make_key("us", ["search"])
+    write_keys(path, [key])
+
+    def read_then_revoke(path: Path) -> list[Key]:
+        found = read_keys(path)
+        write_keys(path, [])
+        return found
+
+    monkeypatch.setattr("serving.keys._LOOK_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.keys.read_keys", read_then_revoke)
+        ring = KeyRing(path)
+    assert ring.find(secret) is None
+
+
+def test_a_file_of_keys_keeps_its_mode(tmp_path: Path) -> None:
+    """And its owner: who serves must still read it when somebody else changed it."""
+    path = tmp_path / "keys.json"
+    write_keys(path, [])
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    write_keys(path, [])
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_keys_that_are_made_at_once_are_all_kept(tmp_path: Path) -> None:
