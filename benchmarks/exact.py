@@ -133,7 +133,7 @@ def document_scores(calls: Sequence[SeenTexts], snapshot: Snapshot, document_ids
     """The best passage of each document, from a build that was observed: float32 [queries, documents]."""
     columns = {document_id: column for column, document_id in enumerate(document_ids)}
     shards = calls[1:]  # the first is the sample that the codec is calibrated with
-    scores_DQ = np.full((len(columns), len(calls[0].scores)), -np.inf, np.float32)
+    scores = np.full((len(columns), len(calls[0].scores)), -np.inf, np.float32)
     for seen, segment in zip(shards, snapshot.segments, strict=True):
         first = segment.read_documents([0])[0]
         end = segment.passages["end"][0].as_py()
@@ -143,5 +143,5 @@ def document_scores(calls: Sequence[SeenTexts], snapshot: Snapshot, document_ids
             raise RuntimeError("The calls of `encode` are not the segments of the index, one after another.")
         ids = segment.document_ids.to_pylist()
         own = np.array([columns[ids[row]] for row in segment.document_rows])
-        np.maximum.at(scores_DQ, own, seen.scores.T)
-    return scores_DQ.T
+        np.maximum.at(scores, own, seen.scores.T)
+    return scores.T

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports stay inside the commands: `serve` and `search` never load Prefect."""
+"""The command line. Heavy imports stay inside commands: `search`, and a `serve` that only reads, load no Prefect."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def import_command(
             show_default=False,
         ),
     ] = None,
-    bits: Annotated[int, typer.Option(help="Bits for each dimension of a token vector: 2, 4 or 8")] = 4,
+    bits: Annotated[int, typer.Option(help="Bits for each dimension of a token vector: 1, 2, 4 or 8")] = 4,
     list_rejected: ListRejected = False,
     as_json: Json = False,
 ) -> None:

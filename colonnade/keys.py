@@ -56,7 +56,7 @@ def list_keys(file: KeysFile, as_json: Json = False) -> None:
 def revoke(
     file: KeysFile, key_id: Annotated[str, typer.Argument(metavar="ID", help="The id that 'keys list' shows")]
 ) -> None:
-    """Revoke a key: within seconds no server that follows the file takes it.
+    """Revoke a key: within a second no server that follows the file takes it.
 
     In Python: serving.keys.change_keys(FILE, CHANGE), which leaves out those that go
     """

@@ -22,10 +22,13 @@ from colonnade.running import prepare_prefect, refuse_missing, run_and_tell, run
 from index_format.errors import InputError
 
 Queries = Annotated[
-    str | None, typer.Option(help="Questions: TREC topics, or .parquet, .jsonl, .csv, .tsv with an id and a text")
+    str | None, typer.Option(help="Queries: TREC topics, or .parquet, .jsonl, .csv, .tsv with an id and a text")
 ]
 Judgements = Annotated[
-    str | None, typer.Option(help="Their answers: TREC qrels, or .parquet, .jsonl, .csv, .tsv with relevances")
+    str | None,
+    typer.Option(
+        help="Relevance judgements: TREC qrels, or .parquet, .jsonl, .csv, .tsv with query, document and relevance"
+    ),
 ]
 
 
@@ -70,13 +73,13 @@ def reindex(
     queries: Queries = None,
     judgements: Judgements = None,
     tolerance: Annotated[
-        float, typer.Option(help="How much worse answers may become, in nDCG@10, or in recall without questions")
+        float, typer.Option(help="How much worse answers may become, in nDCG@10, or in recall without queries")
     ] = 0.01,
     as_json: Json = False,
 ) -> None:
     """Make INDEX anew beside the one that is served, and put it in place at once; what is not named stays as it is.
 
-    Without options the codebook alone is trained anew. The old version is kept. With questions, a version that
+    Without options the codebook alone is trained anew. The old version is kept. With queries, a version that
     answers them worse is not published; without, one that finds less, unless its encoder is another.
     Servers of the old encoder keep answering from the old version.
 
@@ -100,7 +103,7 @@ def evaluate(
     version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
     beside: Annotated[int | None, typer.Option(help="Another version to compare it with")] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write a page with the measures and what became of each query; needs questions")
+        Path | None, typer.Option(help="Write a page with the measures and what became of each query; needs queries")
     ] = None,
     encoder: Encoder = None,
     as_json: Json = False,
@@ -109,7 +112,7 @@ def evaluate(
 
     Beside them those of an exhaustive search, of BM25, of both together (`search --hybrid`), and of another version.
 
-    Without questions, passages of INDEX stand for them, and only recall against an exhaustive search can be told:
+    Without queries, passages of INDEX stand for them, and only recall against an exhaustive search can be measured:
     with --beside, one over the finer of the two versions.
 
     In Python: flows.evaluate_index.evaluate_index(EvaluateParameters(...))

@@ -106,13 +106,14 @@ class ReindexParameters(BaseModel):
     overlap_tokens: int | None = Field(default=None, ge=0, description="Tokens that neighbouring passages share")
     pool_factor: int | None = Field(default=None, ge=1, description="Tokens of a passage that share a vector, about")
     judged: Judged | None = Field(
-        default=None, description="Questions with known answers: a version that answers them worse is not published"
+        default=None,
+        description="Queries with relevance judgements: a version that answers them worse is not published",
     )
     tolerance: float = Field(
         default=0.01,
         ge=0,
         le=1,
-        description="How much worse is still published: in nDCG@10; without judgements, in recall of exhaustive search",
+        description="How much worse is still published: in nDCG@10; without queries, in recall of exhaustive search",
     )
 
     @model_validator(mode="after")
@@ -128,7 +129,7 @@ class EvaluateParameters(BaseModel):
 
     index: str = Field(min_length=1, description="Directory of the index, or s3://bucket/prefix")
     judged: Judged | None = Field(
-        default=None, description="Questions with known answers; without, passages of the index stand for queries"
+        default=None, description="Queries with relevance judgements; without, passages of the index stand for them"
     )
     version: int | None = Field(default=None, ge=1, description="A version; by default the current one")
     beside: int | None = Field(default=None, ge=1, description="Another version to compare it with")

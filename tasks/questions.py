@@ -30,7 +30,7 @@ _JSON = (".jsonl", ".ndjson")
 
 
 class Judged(BaseModel):
-    """Questions with known answers."""
+    """Queries with relevance judgements."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -24,13 +24,13 @@ from tests.serving.running import running
 from tests.test_readme import free_port, shell
 
 DOCS = PROJECT / "docs"
-PAPERS = [*sorted(DOCS.glob("guides/*.md")), DOCS / "comparison.md", DOCS / "server.md", DOCS / "filters.md"]
+PAGES = [*sorted(DOCS.glob("guides/*.md")), DOCS / "comparison.md", DOCS / "server.md", DOCS / "filters.md"]
 IMPORTED = PROJECT / "tests" / "imports" / "golden"
 
 
-def blocks(paper: str) -> list[tuple[str, str]]:
-    """The language and the text of all blocks of a paper, in order."""
-    return re.findall(r"```(bash|python)\n(.*?)```", (DOCS / paper).read_text(encoding="utf-8"), flags=re.DOTALL)
+def blocks(page: str) -> list[tuple[str, str]]:
+    """The language and the text of all blocks of a page, in order."""
+    return re.findall(r"```(bash|python)\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 class Session:
@@ -40,9 +40,9 @@ class Session:
         self._run, self._capfd = runner(monkeypatch, capfd), capfd
         self.names: dict[str, Any] = {}
 
-    def follow(self, paper: str) -> str:
-        """Run all blocks of a paper; returns what they printed."""
-        return "".join(self.python(text) if kind == "python" else self.bash(text) for kind, text in blocks(paper))
+    def follow(self, page: str) -> str:
+        """Run all blocks of a page; returns what they printed."""
+        return "".join(self.python(text) if kind == "python" else self.bash(text) for kind, text in blocks(page))
 
     def python(self, text: str) -> str:
         """Run a block of Python."""
@@ -69,11 +69,11 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     return Session(monkeypatch, capfd)
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.stem)
-def test_what_a_guide_links_to_is_there(paper: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_what_a_guide_links_to_is_there(page: Path) -> None:
     """No dead links in it."""
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)", paper.read_text(encoding="utf-8")):
-        assert (paper.parent / target).exists(), target
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_packages_with_their_papers_and_pages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_packages_with_their_documents_and_pages_and_nothing_else(wheel: Path) -> None:
     """Six top-level packages, the page that is served, the specification, and the word that all have types."""
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}

@@ -349,7 +349,7 @@ def test_the_client_gives_typed_answers(address: str) -> None:
         assert TEXTS["bees"][span.start : span.end] == "honey"
 
 
-def test_fields_offset_and_vectors(address: str) -> None:
+def test_a_search_takes_fields_an_offset_and_good_vectors_only(address: str) -> None:
     """A hit has what was asked for; the second page begins where the first ended; wrong vectors are told."""
     whole = ask(address, "honey").json()["hits"]
     assert ask(address, "honey", offset=1, k=1).json()["hits"] == whole[1:2]

@@ -53,6 +53,7 @@ def test_versions_without_a_document_alike_are_not_compared(tmp_path: Path) -> N
 def test_a_ranking_is_the_same_however_many_passages_are_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch: int
 ) -> None:
+    """It is that of scoring everything, with a document where its best passage is."""
     monkeypatch.setattr(evaluate, "_MAPPED_TOGETHER", stretch)
     monkeypatch.setattr(evaluate, "_STRETCHES_AT_ONCE", 2)
     documents = random_documents(3, [[5, 3], [1], [9, 2, 4]] * 8, _DIM)
@@ -81,6 +82,7 @@ def test_no_more_than_some_stretches_of_the_codes_are_in_memory(monkeypatch: pyt
 
 
 def test_where_nothing_is_asked_no_codes_are_read() -> None:
+    """No passages are no stretches, not one that is empty."""
     codes = Codes(np.zeros(3, np.uint32), np.zeros((0, 8), np.uint8), np.ones(0, np.float16))
     assert evaluate._stretches(codes, np.zeros(0, np.int64)) == []
 
