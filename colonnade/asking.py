@@ -12,7 +12,7 @@ from colonnade.options import DeviceOption, Encoder, Hybrid, IndexArgument, Json
 if TYPE_CHECKING:
     from colonnade.collection import Collection
 
-Version = Annotated[int | None, typer.Option(help="A version  [default: the current one]")]
+Version = Annotated[int | None, typer.Option(help="A version", show_default="the current one")]
 
 
 def explain(

@@ -72,16 +72,16 @@ def build(
     title_column: TitleColumn = "title",
     encoder: Encoder = None,
     bits: Annotated[
-        int | None, typer.Option(help="Bits for each dimension of a token vector: 1, 2, 4 or 8  [default: 4]")
+        int | None, typer.Option(help="Bits for each dimension of a token vector: 1, 2, 4 or 8", show_default="4")
     ] = None,
     passage_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of a passage  [default: what the encoder takes]")
+        int | None, typer.Option(help="Most tokens of a passage", show_default="what the encoder takes")
     ] = None,
     overlap_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that neighbouring passages share  [default: 0]")
+        int | None, typer.Option(help="Tokens that neighbouring passages share", show_default="0")
     ] = None,
     pool_factor: Annotated[
-        int | None, typer.Option(help="Tokens of a passage that share a vector, about; 1 pools none  [default: 1]")
+        int | None, typer.Option(help="Tokens of a passage that share a vector, about; 1 pools none", show_default="1")
     ] = None,
     list_rejected: ListRejected = False,
     as_json: Json = False,
@@ -133,7 +133,7 @@ def add(
 
 def delete(
     index: IndexArgument,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of the documents to delete")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of the documents to delete")] = None,
     ids_file: Annotated[
         typer.FileText | None, typer.Option(help="A file with one id a line; - reads standard input")
     ] = None,
@@ -201,7 +201,7 @@ def search(
 
 def inspect(
     index: IndexArgument,
-    version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
+    version: Annotated[int | None, typer.Option(help="A version", show_default="the current one")] = None,
     rejected: Annotated[bool, typer.Option(help="List the rows that were set aside when the version was made")] = False,
     as_json: Json = False,
 ) -> None:
@@ -225,7 +225,7 @@ def inspect(
 
 def verify(
     index: IndexArgument,
-    version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
+    version: Annotated[int | None, typer.Option(help="A version", show_default="the current one")] = None,
     all_versions: Annotated[bool, typer.Option("--all", help="Check every retained version")] = False,
     as_json: Json = False,
 ) -> None:

@@ -134,7 +134,7 @@ class Collection:
         if matching is not None:
             return self._refreshed(delete_where(self._index, matching))
         refuse_one_text("ids", ids)
-        return self._refreshed(delete_ids(self._index, ids or ()))
+        return self._refreshed(delete_ids(self._index, map(str, ids or ())))  # as `add` takes numbers
 
     def search(
         self,

@@ -32,8 +32,8 @@ def import_command(
         str | None,
         typer.Option(
             help="The model that made the vectors of SOURCE: a folder, s3://bucket/prefix, owner/name on the Hugging "
-            "Face hub, or 'embedded'  [default: the one that SOURCE names]",
-            show_default=False,
+            "Face hub, or 'embedded'",
+            show_default="the one that SOURCE names",
         ),
     ] = None,
     bits: Annotated[int, typer.Option(help="Bits for each dimension of a token vector: 1, 2, 4 or 8")] = 4,

@@ -18,7 +18,7 @@ from index_format.commit import commit
 from index_format.doctor import refuse_unsafe_store
 from index_format.errors import InputError
 from index_format.index import Index
-from index_format.manifest import ChunkingRecord, Manifest, SegmentRecord
+from index_format.manifest import LEAST_PASSAGE_TOKENS, ChunkingRecord, Manifest, SegmentRecord
 from index_format.reports import write_report
 from index_format.segment import read_codec, write_codec
 from tasks import progress
@@ -33,7 +33,6 @@ from tasks.rows import Source
 from tasks.train_codebook import train_codebook
 
 _SAMPLE = 256  # passages, for the codec's mean; some of them are compared with the encoder's
-_LEAST_PASSAGE_TOKENS = 32
 
 
 def import_index(
@@ -128,7 +127,7 @@ def _fit(peer: PeerIndex, gathered: Gathered, encoder: Encoder) -> Fit:
 def _chunking(peer: PeerIndex, checkpoint: Checkpoint) -> ChunkingRecord:
     """How documents that come later are cut and pooled: as the source's were, where it says that."""
     said = peer.passage_tokens or 0
-    known = _LEAST_PASSAGE_TOKENS <= said <= checkpoint.max_tokens
+    known = LEAST_PASSAGE_TOKENS <= said <= checkpoint.max_tokens
     passage_tokens = said if known else checkpoint.max_tokens
     return ChunkingRecord(passage_tokens=passage_tokens, overlap_tokens=0, pool_factor=peer.pool_factor)
 
@@ -152,7 +151,7 @@ def _summary(
         index=place.address,
         version=manifest.version,
         published=True,
-        seen=len(peer.lengths),
+        seen=manifest.commit.added + manifest.commit.rejected,
         added=manifest.commit.added,
         rejected=manifest.commit.rejected,
         rejected_file=manifest.commit.rejected_file,

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from encoding.chunking import Chunker
 from encoding.encoder import Encoder
-
-_LEAST_PASSAGE_TOKENS = 32
+from index_format.manifest import LEAST_PASSAGE_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class EncodedTexts:
 
     def __init__(self, encoder: Encoder, passage_tokens: int | None = None) -> None:
         most = encoder.checkpoint.max_tokens
-        tokens = max(_LEAST_PASSAGE_TOKENS, min(passage_tokens or most, most))
+        tokens = max(LEAST_PASSAGE_TOKENS, min(passage_tokens or most, most))
         self._encoder = encoder
         self._chunker = Chunker(encoder.tokenizer, passage_tokens=tokens, markers=encoder.document_markers)
         self._vectors: list[NDArray[np.float32]] = []

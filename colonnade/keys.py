@@ -22,7 +22,7 @@ def make(
         list[str], typer.Option(help="What it may do: search, write or admin; give the option again for more")
     ] = ["search"],  # noqa: B006  # typer copies it
     tenant: Annotated[str | None, typer.Option(help="The one tenant whose documents it sees, and may delete")] = None,
-    days: Annotated[float | None, typer.Option(min=0, help="After how many days it ends  [default: never]")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="After how many days it ends", show_default="never")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, this once: the file holds only its hash.

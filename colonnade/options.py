@@ -21,8 +21,8 @@ Encoder = Annotated[
     str | None,
     typer.Option(
         help="'embedded' (all-MiniLM-L6-v2, no network), a folder with a model, s3://bucket/prefix, or owner/name on "
-        "the Hugging Face hub  [default: the index's own; 'embedded' for a new one]",
-        show_default=False,
+        "the Hugging Face hub",
+        show_default="the index's own; 'embedded' for a new one",
     ),
 ]
 Where = Annotated[

@@ -100,7 +100,7 @@ def evaluate(
     index: IndexArgument,
     queries: Queries = None,
     judgements: Judgements = None,
-    version: Annotated[int | None, typer.Option(help="A version  [default: the current one]")] = None,
+    version: Annotated[int | None, typer.Option(help="A version", show_default="the current one")] = None,
     beside: Annotated[int | None, typer.Option(help="Another version to compare it with")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write a page with the measures and what became of each query; needs queries")

@@ -27,6 +27,7 @@ from colonnade.records import Settings
 from encoding.encoder import Encoder, load_encoder, load_encoder_of
 from index_format.errors import IndexNotFound, InputError
 from index_format.index import Index
+from index_format.manifest import LEAST_PASSAGE_TOKENS
 
 if TYPE_CHECKING:
     from colonnade.langchain import RagatouilleCompressor, RagatouilleRetriever
@@ -45,7 +46,6 @@ Result = dict[str, Any]
 Results = list[Result] | list[list[Result]]
 
 _PIECE = "\u241f"  # between a document's id and the number of a piece; in no id that people choose
-_LEAST_PASSAGE_TOKENS = 32
 _MOST_IDS = 10_000  # of one comparison in a filter
 
 
@@ -116,7 +116,7 @@ class RAGPretrainedModel:
             collection, document_ids, document_metadatas, splitter, preprocessing_fn, chunk_size=max_document_length
         )
         tokens = min(max_document_length, self._encoder.checkpoint.max_tokens)
-        settings = Settings(passage_tokens=max(_LEAST_PASSAGE_TOKENS, tokens))
+        settings = Settings(passage_tokens=max(LEAST_PASSAGE_TOKENS, tokens))
         self._opened.pop(self.index_name, None)
         self._replace(path, rows, settings)
         return str(path)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from index_format.errors import InputError
+from index_format.manifest import LEAST_PASSAGE_TOKENS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 
 _BITS = (1, 2, 4, 8)
-_LEAST_PASSAGE_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +212,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.bits not in _BITS:
             raise InputError(f"bits: expected 1, 2, 4 or 8, got {self.bits}.")
-        if self.passage_tokens is not None and self.passage_tokens < _LEAST_PASSAGE_TOKENS:
-            raise InputError(f"passage_tokens: expected at least {_LEAST_PASSAGE_TOKENS}, got {self.passage_tokens}.")
+        if self.passage_tokens is not None and self.passage_tokens < LEAST_PASSAGE_TOKENS:
+            raise InputError(f"passage_tokens: expected at least {LEAST_PASSAGE_TOKENS}, got {self.passage_tokens}.")
         if self.overlap_tokens < 0 or self.pool_factor < 1:
             raise InputError(
                 "overlap_tokens, pool_factor: expected at least 0 and 1, "

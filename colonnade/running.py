@@ -54,7 +54,10 @@ def run_and_tell(call: Callable[[], Summary], list_rejected: bool, as_json: bool
             terminal.print_rows(error.reasons, as_json)
         raise
     except KeyboardInterrupt:
-        typer.echo("Interrupted. The index is as it was; finished shards are kept for the next run.", err=True)
+        typer.echo(
+            "Interrupted. What was published stays, nothing else was changed; finished shards wait for the next run.",
+            err=True,
+        )
         raise
     tell(summary, list_rejected, as_json)
 
@@ -104,26 +107,33 @@ def run_flow(call: Callable[[], Result]) -> Result:
 
 
 def _reach_server() -> None:
-    """Start Prefect's temporary server, where there is no other, so that Ctrl-C does not stop it.
+    """Ask Prefect's server, or start the temporary one where there is no other, so that Ctrl-C does not stop it.
 
     A terminal sends Ctrl-C to every process of the group. The run needs the server a moment longer, to say
     how it ended. A process inherits the signals that the thread which started it had blocked.
     """
+    import httpx
     from prefect import get_client
+    from prefect.settings import PREFECT_API_URL
 
-    failed: list[RuntimeError] = []
+    failed: list[Exception] = []
 
     def reach() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with get_client(sync_client=True):
-                pass
-        except RuntimeError as error:
+            with get_client(sync_client=True) as client:
+                client.hello().raise_for_status()
+        except (RuntimeError, httpx.HTTPError) as error:
             failed.append(error)
 
     thread = threading.Thread(target=reach, daemon=True)
     thread.start()
     thread.join()
+    if failed and PREFECT_API_URL.value():
+        raise StorageError(
+            f"Prefect's server at {PREFECT_API_URL.value()} does not answer ({failed[0]}). Nothing was changed. Start "
+            "it (`prefect server start`), correct PREFECT_API_URL, or unset it for a temporary one."
+        )
     if failed:
         raise StorageError(
             f"Prefect's temporary server did not start ({failed[0]}). Nothing was changed. Run again when the machine "

@@ -7,6 +7,7 @@ before it is asked for. A statement of the user's sees them and nothing else, an
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -68,7 +69,7 @@ def export(index: Index, manifest: Manifest, path: Path, *, passages: bool = Fal
     rows. Raises InputError and StorageError.
     """
     options = _FORMATS.get(path.suffix.lower())
-    if options is None or "://" in str(path):
+    if options is None or re.match(r"\w+:/", str(path)):  # a Path has one slash of a bucket's two
         raise InputError(f"{path}: expected a local file ending in {', '.join(_FORMATS)}.")
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     with _tables(index, manifest) as connection:

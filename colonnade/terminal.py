@@ -1,8 +1,12 @@
-"""What people see: progress bars, summaries, hits. On a pipe the bars stay away; JSON goes to stdout alone."""
+"""What people see: progress bars, summaries, hits. On a pipe the bars stay away; JSON goes to stdout alone.
+
+What users wrote is printed as Text: in a plain string, brackets would be read as styles.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,8 +47,16 @@ _TITLES: dict[progress.Stage, str] = {
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    out.file.write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
+    """One JSON document on stdout. What is not a finite number is null: JSON has no other word for it."""
+    out.file.write(json.dumps(_finite(value), default=_plain, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(value: Any) -> Any:
@@ -86,7 +98,7 @@ def counted(items: Iterable[Item], title: str) -> Iterator[Item]:
 def print_summary(summary: Summary) -> None:
     """A run's outcome for people."""
     outcome = f"version {summary.version} published" if summary.published else f"version {summary.version} is current"
-    err.print(f"[bold]{summary.index}[/bold]: {outcome}", highlight=False, soft_wrap=True)
+    err.print(Text.assemble((summary.index, "bold"), f": {outcome}"), soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()
@@ -110,7 +122,7 @@ def print_summary(summary: Summary) -> None:
     if summary.seconds:
         rates = {stage: f" ({rate:,} tokens a second)" for stage, rate in summary.tokens_a_second.items()}
         stages = ", ".join(f"{stage} {took:.1f} s{rates.get(stage, '')}" for stage, took in summary.seconds.items())
-        err.print(f"  {stages}; {sum(summary.seconds.values()):.1f} s in all", highlight=False, soft_wrap=True)
+        _say(f"  {stages}; {sum(summary.seconds.values()):.1f} s in all")
     print_drift(summary.drift, summary.warnings)
 
 
@@ -123,10 +135,10 @@ def print_drift(drift: Sequence[SegmentDrift], warnings: Sequence[str]) -> None:
             table.add_column(name)
         for row in rows:
             # Of a segment's name the time alone, so that a line fits.
-            table.add_row(*("" if value is None else str(value)[:12] for value in row.values()))
+            table.add_row(*("" if value is None else Text(str(value)[:12]) for value in row.values()))
         err.print(table)
     for warning in warnings:
-        err.print(f"[bold yellow]Warning:[/bold yellow] {warning}", highlight=False, soft_wrap=True)
+        err.print(Text.assemble(("Warning:", "bold yellow"), f" {warning}"), soft_wrap=True)
 
 
 def print_version(index: str, manifest: Manifest, published: bool, as_json: bool) -> None:
@@ -149,7 +161,7 @@ def print_compaction(index: str, done: Compacted) -> None:
 def print_garbage(index: str, found: Garbage, deleted: bool) -> None:
     """What nothing needs: each object with its bytes, then the sum."""
     for key, size in found.sizes.items():
-        out.print(f"{size:>14,}  {key}", highlight=False, soft_wrap=True)
+        out.print(f"{size:>14,}  {key}", markup=False, highlight=False, soft_wrap=True)
     outcome = "deleted" if deleted else "would be deleted; --delete does it"
     sums = f"{len(found.sizes):,} objects, {len(found.versions)} of them versions, {found.bytes:,} bytes"
     _say(f"{index}: {sums} {outcome}")
@@ -190,7 +202,8 @@ def print_description(description: dict[str, Any]) -> None:
             for inner, size in value.items():
                 table.add_row(f"  {inner}", f"{size:,}")
         else:
-            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+            told = f"{value:,}" if isinstance(value, int) else str(value)
+            table.add_row(name.replace("_", " "), Text(told))
     out.print(table)
 
 
@@ -201,7 +214,7 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for name in rows[0] if rows else []:
-        table.add_column(name, overflow="fold")
+        table.add_column(Text(name), overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
     out.print(table if rows else "None.")

@@ -69,7 +69,7 @@ def rollback(
 def tag(
     index: IndexArgument,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the version")],
-    version: Annotated[int | None, typer.Option(help="A retained version  [default: the current one]")] = None,
+    version: Annotated[int | None, typer.Option(help="A retained version", show_default="the current one")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Forget the name instead")] = False,
     as_json: Json = False,
 ) -> None:

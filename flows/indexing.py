@@ -136,7 +136,7 @@ def _without_new_documents(
 ) -> Summary:
     if base is None:
         reasons = read_report(index.files, staged.rejected_file)
-        first = "; ".join(str(row["reason"]) for row in reasons[:3])
+        first = "; ".join(str(row["reason"]) for row in reasons[:3]) or "there are none"
         raise NothingToIndex(
             f"No document to index: {staged.rejected} of {staged.seen} rows set aside: {first}.", reasons
         )

@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from index_format.errors import InputError
 from index_format.filters import Filter, parse_filter
+from index_format.manifest import LEAST_PASSAGE_TOKENS
 from tasks.questions import Judged
 from tasks.rows import Source
-from tasks.settings import DEFAULT_BITS, LEAST_PASSAGE_TOKENS, refuse_wide_overlap
+from tasks.settings import DEFAULT_BITS, refuse_wide_overlap
 
 OnDrift = Literal["warn", "reindex"]
 

@@ -28,6 +28,10 @@ class FileRef(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+LEAST_PASSAGE_TOKENS = 32
+"""Nothing here cuts passages of fewer tokens, but for the ends of documents."""
+
+
 class EncoderRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The encoder of every vector in the index; another fingerprint means other vectors."""
 

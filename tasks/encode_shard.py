@@ -24,7 +24,7 @@ from encoding.memory import give_back
 from index_format import keys, schema
 from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
-from index_format.errors import EncoderMismatch, IndexCorrupt, ObjectExists, ObjectMissing
+from index_format.errors import EncoderMismatch, IndexCorrupt, ObjectExists, ObjectMissing, StorageError
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, FileRef, Manifest
 from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_codec, write_segment
@@ -160,10 +160,11 @@ def read_receipt(index: Index, work_key: str, horizon: int = 0) -> EncodedSegmen
 
 
 def remove_receipts(recipe: Recipe, shards: Sequence[Shard]) -> None:
-    """Remove the receipts of shards whose segments are published."""
+    """Remove the receipts of shards whose segments are published. Those that a store keeps are garbage, in time."""
     store = Index.at(recipe.address).store
-    for shard in shards:
-        store.delete(keys.receipt(recipe.work_key(shard)))
+    with contextlib.suppress(StorageError):
+        for shard in shards:
+            store.delete(keys.receipt(recipe.work_key(shard)))
 
 
 def _encoded(index: Index, shard: Shard, recipe: Recipe, device: str | None) -> SegmentContent:

@@ -9,7 +9,6 @@ from index_format.errors import InputError
 from index_format.manifest import ChunkingRecord, Manifest
 
 DEFAULT_BITS = 4
-LEAST_PASSAGE_TOKENS = 32
 _OVERLAPS = 4  # a passage shares at most one part of so many with its neighbour
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 import msgspec
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from index_format import keys, schema
 from index_format.change import live_documents
+from index_format.errors import StorageError
 from index_format.files import write_object
 from index_format.index import Index
 from index_format.manifest import FileRef, Manifest
@@ -121,10 +123,11 @@ stage_documents_task = as_task(stage_documents, "stage documents")
 
 
 def remove_staged(address: str, run_id: str) -> None:
-    """Remove the shards that a run staged; its segments and receipts stay."""
+    """Remove the shards that a run staged; its segments and receipts stay. What a store keeps is garbage, in time."""
     store = Index.at(address).store
-    for key in store.list(f"{keys.STAGING}{run_id}/"):
-        store.delete(key)
+    with suppress(StorageError):
+        for key in store.list(f"{keys.STAGING}{run_id}/"):
+            store.delete(key)
 
 
 def content_hash(title: str | None, text: str, metadata: dict[str, object] | None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from colonnade import terminal
+from flows.summary import Summary
 from index_format.index import Index
 from tests.colonnade.command import Run, runner
 from tests.strategies import add, make_recipe
@@ -203,6 +206,39 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
     assert len(outcome.out.splitlines()) > 10
 
 
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [
+        ("build", "1, 2, 4 or 8 [default: (4)]"),
+        ("build", "[default: (what the encoder takes)]"),
+        ("search", "[default: (the index's own; 'embedded' for a new one)]"),
+        ("inspect", "A version [default: (the current one)]"),
+        ("delete", "[ID]..."),
+    ],
+)
+def test_help_tells_what_holds_where_an_option_is_not_given(run: Run, command: str, default: str) -> None:
+    """Brackets are not taken for a style."""
+    assert default in " ".join(run(command, "--help").out.replace("│", " ").split())
+
+
+def test_what_users_wrote_is_printed_as_they_wrote_it(capfd: pytest.CaptureFixture[str]) -> None:
+    """Brackets are no styles, and names between colons no pictures."""
+    odd = "see [/b] there, [note] :smile:"
+    terminal.print_rows([{"text [x]": odd}], False)
+    terminal.print_description({"index": odd})
+    terminal.print_summary(Summary(odd, 3, True, warnings=[odd]))
+    out, err = capfd.readouterr()
+    assert out.count(odd) == 2
+    assert "text [x]" in out
+    assert err.count(odd) == 2
+
+
+def test_a_number_that_json_lacks_is_null(capfd: pytest.CaptureFixture[str]) -> None:
+    """Wherever it stands."""
+    terminal.print_json({"a": [float("nan"), 1.5, {"b": float("-inf")}]})
+    assert json.loads(capfd.readouterr().out) == {"a": [None, 1.5, {"b": None}]}
+
+
 def test_keys_are_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
     """A key is printed once; the list shows whose it is and not the key."""
     file = tmp_path / "keys.json"
@@ -238,6 +274,16 @@ finally:
     told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (told.returncode, told.stdout.strip()) == (3, "False")
     assert told.stderr == "colonnade: nowhere.csv: there is no such file or folder.\n"
+
+
+def test_a_prefect_server_that_is_named_and_not_there_is_told(source: Path, tmp_path: Path) -> None:
+    """As when it was stopped, and the variable stayed."""
+    command = [Path(sys.executable).with_name("colonnade"), "build", source, tmp_path / "index"]
+    named = os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    told = subprocess.run(command, env=named, capture_output=True, text=True, check=False, timeout=200)
+    assert told.returncode == 5
+    assert "Prefect's server at http://127.0.0.1:9/api does not answer" in told.stderr
+    assert not (tmp_path / "index").exists()
 
 
 def test_a_temporary_server_that_does_not_start_is_told_without_a_trace(

@@ -63,7 +63,7 @@ def test_ctrl_c_ends_at_once_and_leaves_no_version(server: PrefectServer, source
     _, err = process.communicate(timeout=30)
 
     assert process.returncode == 130, err
-    assert "Interrupted. The index is as it was" in err
+    assert "Interrupted. What was published stays, nothing else was changed" in err
     assert "Traceback" not in err
     assert Index.at(index).versions() == []
     assert not list(index.rglob("staging/**/*.parquet"))

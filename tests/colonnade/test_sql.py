@@ -146,6 +146,8 @@ def test_an_export_is_there_whole_or_not_at_all(animals: Collection, tmp_path: P
         animals.export(tmp_path / "nowhere" / "out.jsonl")
     with pytest.raises(InputError, match=r"expected a local file ending in \.parquet"):
         animals.export(tmp_path / "out.txt")
+    with pytest.raises(InputError, match=r"expected a local file ending in \.parquet"):
+        animals.export("s3://bucket/out.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.parquet"]
     assert (tmp_path / "out.jsonl").read_text() == "before"
 
