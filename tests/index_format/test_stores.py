@@ -237,6 +237,40 @@ def test_a_write_whose_answer_was_lost_meets_its_own_success(s3_proxy: tuple[Pro
     assert write_object(store, keys.codec(keys.new_id()), b"data").size == 4
 
 
+LARGE = bytes(33 * 2**20)  # goes up in parts
+
+
+def completes(request: Request) -> bool:
+    return request.method == "POST" and "uploadId" in request.path
+
+
+@pytest.mark.parametrize("fault", [answers(500, "InternalError", applied=True), lost_answer], ids=["500", "lost"])
+def test_a_write_in_parts_whose_last_answer_was_lost_meets_its_own_success(
+    s3_proxy: tuple[Proxy, str], fault: Fault
+) -> None:
+    """The upload is over by then, and that there is none to give up is no answer to the write."""
+    proxy, address = s3_proxy
+    store, faults = open_store(address), [fault]
+    proxy.decide = lambda request: faults.pop() if faults and completes(request) else None
+    key = keys.codes(keys.new_id())
+    assert write_object(store, key, LARGE).size == len(LARGE)
+    assert not faults
+    assert store.size(key) == len(LARGE)
+
+
+def test_a_write_in_parts_that_goes_on_failing_is_doubtful_and_no_missing_object(
+    s3_proxy: tuple[Proxy, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try finds its upload gone, and the last one says so."""
+    monkeypatch.setattr("index_format.s3._TRIES", 2)
+    proxy, address = s3_proxy
+    proxy.decide = lambda request: answers(404, "NoSuchUpload") if completes(request) else None
+    with pytest.raises(StorageError, match="Could not write") as caught:
+        open_store(address).create("a/one", LARGE)
+    assert not isinstance(caught.value, ObjectMissing)
+    assert not caught.value.refused
+
+
 def test_more_keys_than_a_page_are_listed(s3_proxy: tuple[Proxy, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A bucket answers in pages."""
     proxy, address = s3_proxy
