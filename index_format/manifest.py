@@ -222,12 +222,17 @@ def _refuse_bad_numbers(manifest: Manifest, where: str) -> None:
 def _refuse_unknown_format(data: bytes, where: str) -> None:
     try:
         head: dict[str, Any] = msgspec.json.decode(data)
-        version, unknown = head["format_version"], sorted(set(head["reader_flags"]) - READER_FLAGS)
+        version = head["format_version"]
+        if type(version) is not int:
+            raise TypeError(f"format_version is {version!r}")
+        # Another format may have flags of another kind, or none.
+        unknown = sorted(set(head["reader_flags"]) - READER_FLAGS) if version == FORMAT_VERSION else []
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IndexCorrupt(f"{where}: not a manifest ({error}).") from error
     if version != FORMAT_VERSION or unknown:
+        flags = f" with reader flags {unknown}" if unknown else ""
         raise UnsupportedFormat(
-            f"{where}: format {version} with reader flags {unknown}, this release reads format "
+            f"{where}: format {version}{flags}, this release reads format "
             f"{FORMAT_VERSION}. Upgrade Colonnade to open this index."
         )
 

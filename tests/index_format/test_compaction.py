@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -24,6 +25,7 @@ from index_format.errors import CommitConflict
 from index_format.history import rollback
 from index_format.index import Index
 from index_format.manifest import DeletionRecord, FileRef, SegmentRecord
+from index_format.npz import MAX_WRITTEN_BYTES
 from index_format.store import MemoryStore
 from serving.search import search
 from serving.snapshot import open_snapshot
@@ -95,6 +97,16 @@ def test_a_new_segment_stays_below_the_most_tokens() -> None:
     many = [segment(f"s{number:02d}", 300_000) for number in range(13)]
     groups = chosen(*many, most_tokens=1_000_000, alike=4)
     assert [len(group) for group in groups] == [3, 3, 3, 3]
+
+
+def test_the_files_of_a_new_segment_stay_below_the_most_bytes() -> None:
+    """However few tokens it has: by the larger one of the two files of arrays, deleted passages as if they stayed."""
+    file = FileRef(key="codes", size=400, sha256="")
+    many = [msgspec.structs.replace(segment(f"s{number}", 1000, 0.1), codes_file=file) for number in range(4)]
+    many += [msgspec.structs.replace(segment(f"t{number}", 1000, 0.1), centroids_file=file) for number in range(4)]
+    assert [len(group) for group in chosen(*many, most_bytes=1200)] == [3, 3, 2]
+    assert [len(group) for group in chosen(*many)] == [8]
+    assert CompactionPolicy().most_bytes == MAX_WRITTEN_BYTES
 
 
 def test_what_is_large_and_whole_is_left_alone() -> None:
