@@ -96,26 +96,27 @@ def compact_index(index: Index, policy: CompactionPolicy | None = None) -> Compa
     before = index.current()
     rewritten = discarded = 0
     for group in choose_groups(before.segments, policy):
-        for mergeable in _of_one_metadata(index, before, group):
-            if len(mergeable) == 1 and _deleted_share(mergeable[0]) < policy.deleted_share:
-                continue
-            if _try_to_publish(index, before, mergeable):
-                rewritten += len(mergeable)
-            else:
-                discarded += 1
+        try:
+            for mergeable in _of_one_metadata(index, before, group):
+                if len(mergeable) == 1 and _deleted_share(mergeable[0]) < policy.deleted_share:
+                    continue
+                if _try_to_publish(index, before, mergeable):
+                    rewritten += len(mergeable)
+                else:
+                    discarded += 1
+        except ObjectMissing:  # segments of `before` were replaced by others and collected meanwhile
+            if not was_replaced(index.store, before):
+                raise
+            discarded += 1
     after = index.current()
     return Compacted(after.version, len(before.segments), len(after.segments), rewritten, discarded)
 
 
 def _try_to_publish(index: Index, base: Manifest, group: Sequence[SegmentRecord]) -> bool:
-    """Whether a group could be rewritten; not when other writers changed or collected its segments meanwhile."""
+    """Whether a group could be rewritten; not when other writers changed its segments meanwhile."""
     try:
         publish_compaction(index, merge_segments(index, base, group))
     except CommitConflict:
-        return False
-    except ObjectMissing:
-        if not was_replaced(index.store, base):
-            raise
         return False
     return True
 

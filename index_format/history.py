@@ -13,9 +13,7 @@ from index_format.change import Origin, commit_record, next_version
 from index_format.commit import read_version
 from index_format.errors import IndexNotFound, InputError
 from index_format.index import Index
-from index_format.manifest import Manifest
-
-_TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # never a number, which names a version
+from index_format.manifest import TAG, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ def find_version(index: Index, base: Manifest, name: str) -> int:
 
 def tag(index: Index, base: Manifest, name: str, version: int, origin: Origin) -> Manifest | None:
     """The manifest in which `name` stands for `version`, which is kept for as long as it does."""
-    if not _TAG.fullmatch(name):
+    if not TAG.fullmatch(name):
         raise InputError(
             f"{name!r} is no name for a tag: expected a letter, then up to 63 letters, digits, '.', '_' or '-'."
         )

@@ -15,6 +15,7 @@ from index_format.errors import IndexCorrupt, UnsupportedFormat
 FORMAT_VERSION = 1
 READER_FLAGS: frozenset[str] = frozenset()  # features a reader must know to read an index at all
 WRITER_FLAGS: frozenset[str] = frozenset()  # features a writer must know to add to it safely
+TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # never a number, which names a version
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEAL_KEY = "manifest_sha256"
 _SEAL = re.compile(rf'("{_SEAL_KEY}": ?")[0-9a-f]{{64}}"'.encode())
@@ -37,14 +38,14 @@ class EncoderRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CodecRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How token vectors are coded; fixed for the life of the index."""
+    """How token vectors are coded; the same for all segments of a version."""
 
     bits: int
     file: FileRef
 
 
 class ChunkingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How documents are cut into passages, and their tokens pooled; fixed for the life of the index."""
+    """How documents are cut into passages, and their tokens pooled; the same for all segments of a version."""
 
     passage_tokens: int
     overlap_tokens: int
