@@ -29,7 +29,7 @@ LEAST_SCALE = np.float32(2**-14)  # the smallest normal float16, so that no scal
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How the token vectors of one index are coded; fixed for the life of the index.
+    """How the token vectors of a version are coded; another codec comes with all segments anew.
 
     mean: float32 [D], of the rotated vectors, subtracted before coding. bits: 1, 2, 4 or 8 for each dimension.
     rotation: what vectors pass before; none where they are rotated already, as centroids are.

@@ -22,6 +22,7 @@ from index_format.commit import refuse_collectable, was_replaced
 from index_format.errors import CommitConflict, ObjectMissing
 from index_format.index import Index
 from index_format.manifest import Manifest, SegmentRecord
+from index_format.npz import MAX_WRITTEN_BYTES
 from index_format.segment import (
     PassageCentroids,
     SegmentContent,
@@ -36,12 +37,14 @@ class CompactionPolicy:
     """When segments are rewritten.
 
     alike: so many segments of like size become one. deleted_share: of its passages, from which a segment is
-    rewritten alone. most_tokens: of a new segment; it bounds the memory of the work.
+    rewritten alone. most_tokens: of a new segment; it bounds the memory of the work. most_bytes: of each of its files
+    of arrays; one that had more could not be written.
     """
 
     alike: int = 8
     deleted_share: float = 0.25
     most_tokens: int = 2_000_000
+    most_bytes: int = MAX_WRITTEN_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +96,27 @@ def compact_index(index: Index, policy: CompactionPolicy | None = None) -> Compa
     before = index.current()
     rewritten = discarded = 0
     for group in choose_groups(before.segments, policy):
-        for mergeable in _of_one_metadata(index, before, group):
-            if len(mergeable) == 1 and _deleted_share(mergeable[0]) < policy.deleted_share:
-                continue
-            if _try_to_publish(index, before, mergeable):
-                rewritten += len(mergeable)
-            else:
-                discarded += 1
+        try:
+            for mergeable in _of_one_metadata(index, before, group):
+                if len(mergeable) == 1 and _deleted_share(mergeable[0]) < policy.deleted_share:
+                    continue
+                if _try_to_publish(index, before, mergeable):
+                    rewritten += len(mergeable)
+                else:
+                    discarded += 1
+        except ObjectMissing:  # segments of `before` were replaced by others and collected meanwhile
+            if not was_replaced(index.store, before):
+                raise
+            discarded += 1
     after = index.current()
     return Compacted(after.version, len(before.segments), len(after.segments), rewritten, discarded)
 
 
 def _try_to_publish(index: Index, base: Manifest, group: Sequence[SegmentRecord]) -> bool:
-    """Whether a group could be rewritten; not when other writers changed or collected its segments meanwhile."""
+    """Whether a group could be rewritten; not when other writers changed its segments meanwhile."""
     try:
         publish_compaction(index, merge_segments(index, base, group))
     except CommitConflict:
-        return False
-    except ObjectMissing:
-        if not was_replaced(index.store, base):
-            raise
         return False
     return True
 
@@ -302,21 +306,28 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 def _packs(
     tier: Sequence[SegmentRecord], policy: CompactionPolicy
 ) -> tuple[list[list[SegmentRecord]], list[SegmentRecord]]:
-    """Consecutive groups of at least two with at most `most_tokens`, and the segments left over."""
+    """Consecutive groups of at least two within the bounds of the policy, and the segments left over."""
     packs: list[list[SegmentRecord]] = [[]]
-    size = 0
+    tokens = size = 0
     for record in tier:
-        if size + _live_tokens(record) > policy.most_tokens:
+        if tokens + _live_tokens(record) > policy.most_tokens or size + _largest_arrays(record) > policy.most_bytes:
             packs.append([])
-            size = 0
+            tokens = size = 0
         packs[-1].append(record)
-        size += _live_tokens(record)
+        tokens += _live_tokens(record)
+        size += _largest_arrays(record)
     return [pack for pack in packs if len(pack) > 1], [pack[0] for pack in packs if len(pack) == 1]
 
 
 def _live_tokens(record: SegmentRecord) -> int:
     """Tokens of live passages, as the share of deleted ones lets expect; at least 1."""
     return max(1, round(record.tokens * (1 - _deleted_share(record))))
+
+
+def _largest_arrays(record: SegmentRecord) -> int:
+    """Bytes of the larger one of its two files of arrays. Each file of a segment that is made of several has no more
+    than theirs together: deleted passages count as if they stayed."""
+    return max(record.codes_file.size, record.centroids_file.size)
 
 
 def _deleted_share(record: SegmentRecord) -> float:

@@ -48,6 +48,14 @@ class _Ground:
     def key(self, number: int) -> str:
         return keys.staged_shard(self.id, number)
 
+    def create(self, number: int, data: bytes) -> None:
+        """Create an object under a key that nobody has used yet.
+
+        That it is taken says that an earlier try of this very request came through and its answer was lost; what is
+        read afterwards tells whether it did.
+        """
+        _created(self.store, self.key(number), data)
+
     def clear(self) -> None:
         for key in self.store.list(self.prefix):
             self.store.delete(key)
@@ -98,7 +106,7 @@ def refuse_unsafe_store(store: Store) -> None:
 
 def _never_overwrites(ground: _Ground) -> str:
     key = ground.key(0)
-    ground.store.create(key, b"first")
+    ground.create(0, b"first")
     if _created(ground.store, key, b"second"):
         raise _Broken("it created an object under a key that was taken")
     _expect(ground.store.get(key), b"first", "after a refused second create")
@@ -121,16 +129,20 @@ def _one_winner(ground: _Ground, clients: int, rounds: int) -> str:
         won_by = list(pool.map(write_all, range(clients)))
     for number in range(rounds):
         winners = [client for client, won in enumerate(won_by) if won[number]]
-        if len(winners) != 1:
+        if len(winners) > 1:
             raise _Broken(f"in round {number + 1} of {rounds} there were {len(winners)} winners")
-        _expect(ground.store.get(ground.key(number)), b"client %d" % winners[0], f"in round {number + 1}")
+        stored = ground.store.get(ground.key(number))
+        # Nobody heard of having won: the winner's answer was lost, and its second try met its own object.
+        possible = [b"client %d" % client for client in winners or range(clients)]
+        if stored not in possible:
+            _expect(stored, possible[0], f"in round {number + 1}")
     return f"one winner in each of {rounds} races"
 
 
 def _reads_after_write(ground: _Ground, rounds: int) -> str:
     for number in range(rounds):
         data = b"object %d" % number
-        ground.store.create(ground.key(number), data)
+        ground.create(number, data)
         _expect(ground.store.get(ground.key(number)), data, f"read {number + 1} of {rounds}")
         if ground.store.size(ground.key(number)) != len(data):
             raise _Broken(f"the size of object {number + 1} is not that of its bytes")
@@ -139,7 +151,7 @@ def _reads_after_write(ground: _Ground, rounds: int) -> str:
 
 def _lists_what_is_there(ground: _Ground, rounds: int) -> str:
     for number in range(rounds):
-        ground.store.create(ground.key(number), b"x")
+        ground.create(number, b"x")
         if ground.key(number) not in ground.store.list(ground.prefix):
             raise _Broken(f"a listing lacked an object that was just created, at the {number + 1}th of {rounds}")
         if number % 2:
@@ -152,7 +164,7 @@ def _lists_what_is_there(ground: _Ground, rounds: int) -> str:
 def _lists_in_order(ground: _Ground) -> str:
     numbers = [7, 30, 2, 19, 100, 1]
     for number in numbers:
-        ground.store.create(ground.key(number), b"x")
+        ground.create(number, b"x")
     listed, expected = ground.store.list(ground.prefix), [ground.key(number) for number in sorted(numbers)]
     if listed != expected:
         raise _Broken(f"expected {len(expected)} keys in order, got {len(listed)}: {listed[:3]} ...")
@@ -161,7 +173,7 @@ def _lists_in_order(ground: _Ground) -> str:
 
 def _reads_ranges(ground: _Ground) -> str:
     data = bytes(range(256)) * 4
-    ground.store.create(ground.key(0), data)
+    ground.create(0, data)
     ranges = [(0, 1), (0, 1024), (100, 50), (1000, 24), (1000, 4096), (1024, 1), (5000, 1)]
     for start, length in ranges:
         expected = data[start : start + length]
@@ -170,7 +182,7 @@ def _reads_ranges(ground: _Ground) -> str:
 
 
 def _tells_missing(ground: _Ground) -> str:
-    ground.store.create(ground.key(0), b"x")
+    ground.create(0, b"x")
     ground.store.delete(ground.key(0))
     ground.store.delete(ground.key(0))
     for number in (0, 1):
@@ -184,7 +196,7 @@ def _tells_missing(ground: _Ground) -> str:
 
 def _keeps_large_objects(ground: _Ground) -> str:
     first, key = bytes(LARGE_BYTES), ground.key(0)
-    ground.store.create(key, first)
+    ground.create(0, first)
     if _created(ground.store, key, b"\1" * LARGE_BYTES):
         raise _Broken(f"it overwrote an object of {LARGE_BYTES:,} bytes, which goes up in parts")
     if _created(ground.store, key, b"small"):

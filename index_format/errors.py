@@ -27,6 +27,12 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+import msgspec
+
+NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for stored bytes that are not what they should be; text that is no UTF-8 and what nests too
+deep have errors of Python's own."""
+
 
 class ColonnadeError(Exception):
     """Root of all errors that Colonnade raises on purpose.

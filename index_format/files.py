@@ -260,7 +260,7 @@ def default_cache_limit() -> int:
     text = os.environ.get("COLONNADE_CACHE_GIB", str(CACHE_GIB))
     try:
         return int(float(text) * 2**30)
-    except ValueError:
+    except (ValueError, OverflowError):  # of what is no number, and of one without an end
         raise InputError(f"COLONNADE_CACHE_GIB: expected a number of GiB, got {text!r}.") from None
 
 

@@ -15,7 +15,7 @@ import msgspec
 from index_format import keys
 from index_format.change import Origin, commit_record, next_version
 from index_format.commit import read_version
-from index_format.errors import ObjectMissing
+from index_format.errors import NOT_DECODED, ObjectMissing
 from index_format.history import Retention, versions_to_keep
 from index_format.index import Index
 from index_format.manifest import Manifest
@@ -83,9 +83,9 @@ def is_garbage(index: Index, key: str, floor: int, horizon: int) -> bool:
     version = keys.manifest_version(key)
     if version is not None:
         return version < floor
-    if key.startswith(keys.RECEIPTS):
+    if keys.is_receipt(key):
         return _finished_at(index, key) < horizon
-    return (keys.is_data_key(key) or key.startswith(keys.STAGING)) and keys.drawn_at(key) < horizon
+    return (keys.is_data_key(key) or keys.is_staged(key)) and keys.drawn_at(key) < horizon
 
 
 def _newest_first(index: Index, base: Manifest) -> Iterator[Manifest]:
@@ -108,7 +108,7 @@ def _finished_at(index: Index, receipt: str) -> int:
     """When the segment of a receipt was written; 0 when it cannot be read."""
     try:
         return keys.drawn_at(msgspec.json.decode(index.store.get(receipt), type=EncodedSegment).id)
-    except (ObjectMissing, msgspec.MsgspecError):
+    except (ObjectMissing, *NOT_DECODED):
         return 0
 
 

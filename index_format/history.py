@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from index_format.change import Origin, commit_record, next_version
 from index_format.commit import read_version
 from index_format.errors import IndexNotFound, InputError
 from index_format.index import Index
-from index_format.manifest import Manifest
+from index_format.manifest import TAG, Manifest
 
-_TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # never a number, which names a version
+_MILLISECONDS_A_DAY = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,14 @@ class Retention:
     days: float = 7.0
 
     def __post_init__(self) -> None:
-        if self.versions < 1 or self.days < 0:
-            raise InputError(f"keep at least 1 version and 0 days, got {self.versions} and {self.days:g}.")
+        if self.versions < 1 or self.days < 0 or not math.isfinite(self.days * _MILLISECONDS_A_DAY):
+            raise InputError(
+                f"keep at least 1 version, and 0 days or any number above, got {self.versions} and {self.days:g}."
+            )
 
     def horizon(self, now: int) -> int:
         """The time in milliseconds before which what nobody names is garbage."""
-        return now - int(self.days * 86_400_000)
+        return now - int(self.days * _MILLISECONDS_A_DAY)
 
 
 def versions_to_keep(newest_first: Iterable[Manifest], retention: Retention, now: int) -> list[Manifest]:
@@ -79,7 +82,7 @@ def find_version(index: Index, base: Manifest, name: str) -> int:
 
 def tag(index: Index, base: Manifest, name: str, version: int, origin: Origin) -> Manifest | None:
     """The manifest in which `name` stands for `version`, which is kept for as long as it does."""
-    if not _TAG.fullmatch(name):
+    if not TAG.fullmatch(name):
         raise InputError(
             f"{name!r} is no name for a tag: expected a letter, then up to 63 letters, digits, '.', '_' or '-'."
         )

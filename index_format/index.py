@@ -101,7 +101,9 @@ class Index:
         """Raise InputError when the place holds something that is not an index, so that nothing is mixed into it."""
         if not isinstance(self.store, LocalStore) or not self.store.root.exists():
             return
-        foreign = sorted({path.name for path in self.store.root.iterdir()} - _OWN_FOLDERS)
+        # As in listings, what begins with a dot is no object: a desktop or a mount leaves such files anywhere.
+        names = {path.name for path in self.store.root.iterdir() if not path.name.startswith(".")}
+        foreign = sorted(names - _OWN_FOLDERS)
         if foreign:
             raise InputError(
                 f"{self.address} is not an index: it holds {', '.join(foreign[:3])}. "

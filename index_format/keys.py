@@ -19,6 +19,8 @@ _TIME_DIGITS = 12
 _ID = r"[0-9a-f]{32}"
 _ANY_ID = re.compile(_ID)
 _MANIFEST = re.compile(rf"manifests/([0-9]{{{VERSION_DIGITS}}})\.json")
+_RECEIPT = re.compile(r"receipts/[0-9a-f]{64}\.json")
+_STAGED = re.compile(rf"staging/{_ID}/[0-9]{{6,}}\.(parquet|json)")
 _DATA = re.compile(
     rf"codecs/{_ID}\.npz|codebooks/{_ID}\.npz"
     rf"|segments/{_ID}/(documents\.parquet|passages\.parquet|codes\.npz|centroids-{_ID}\.npz)"
@@ -110,6 +112,15 @@ def run_of(staged: str) -> str:
 def receipt(work_key: str) -> str:
     """Key of the receipt of one finished shard; `work_key` is a hash of all that its result depends on."""
     return f"{RECEIPTS}{work_key}.json"
+
+
+def is_receipt(key: str) -> bool:
+    return _RECEIPT.fullmatch(key) is not None
+
+
+def is_staged(key: str) -> bool:
+    """Whether it is the key of staged documents, or of a list of them."""
+    return _STAGED.fullmatch(key) is not None
 
 
 def is_data_key(key: str) -> bool:

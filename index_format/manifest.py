@@ -15,6 +15,7 @@ from index_format.errors import IndexCorrupt, UnsupportedFormat
 FORMAT_VERSION = 1
 READER_FLAGS: frozenset[str] = frozenset()  # features a reader must know to read an index at all
 WRITER_FLAGS: frozenset[str] = frozenset()  # features a writer must know to add to it safely
+TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # never a number, which names a version
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEAL_KEY = "manifest_sha256"
 _SEAL = re.compile(rf'("{_SEAL_KEY}": ?")[0-9a-f]{{64}}"'.encode())
@@ -41,14 +42,14 @@ class EncoderRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CodecRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How token vectors are coded; fixed for the life of the index."""
+    """How token vectors are coded; the same for all segments of a version."""
 
     bits: int
     file: FileRef
 
 
 class ChunkingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How documents are cut into passages, and their tokens pooled; fixed for the life of the index."""
+    """How documents are cut into passages, and their tokens pooled; the same for all segments of a version."""
 
     passage_tokens: int
     overlap_tokens: int
@@ -226,12 +227,17 @@ def _refuse_bad_numbers(manifest: Manifest, where: str) -> None:
 def _refuse_unknown_format(data: bytes, where: str) -> None:
     try:
         head: dict[str, Any] = msgspec.json.decode(data)
-        version, unknown = head["format_version"], sorted(set(head["reader_flags"]) - READER_FLAGS)
+        version = head["format_version"]
+        if type(version) is not int:
+            raise TypeError(f"format_version is {version!r}")
+        # Another format may have flags of another kind, or none.
+        unknown = sorted(set(head["reader_flags"]) - READER_FLAGS) if version == FORMAT_VERSION else []
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IndexCorrupt(f"{where}: not a manifest ({error}).") from error
     if version != FORMAT_VERSION or unknown:
+        flags = f" with reader flags {unknown}" if unknown else ""
         raise UnsupportedFormat(
-            f"{where}: format {version} with reader flags {unknown}, this release reads format "
+            f"{where}: format {version}{flags}, this release reads format "
             f"{FORMAT_VERSION}. Upgrade Colonnade to open this index."
         )
 

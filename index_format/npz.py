@@ -19,18 +19,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_format.errors import IndexCorrupt, ObjectMissing, storage_error
+from index_format.errors import IndexCorrupt, InputError, ObjectMissing, storage_error
 
 ALIGNMENT = 64
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _PADDING_FIELD = 0xD935  # the id that zipalign uses
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
-# The one spelling that NumPy writes; matched rather than evaluated as the Python literal that it is.
+# Matched rather than evaluated as the Python literal that it is.
 _NPY_HEADER = re.compile(
     rb"\{'descr': '([<|][a-z][1-8])', 'fortran_order': False, 'shape': \(((?:[0-9]{1,19}, )*[0-9]{1,19},?)\), \} *\n"
 )
 _MAX_HEADER_BYTES = 4096
-_MAX_FILE_BYTES = 2**32 - 1  # no ZIP64: a segment stays far below
+_MAX_FILE_BYTES = 2**32 - 1  # of a file that is read: no ZIP64
+MAX_WRITTEN_BYTES = 2**31 - 1  # what every ZIP library writes without ZIP64
+_MEMBER_BYTES = 512  # more than a member takes beside its array, in both headers and the directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,16 @@ class ArraySpec:
 
 
 def write_npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """The bytes of an `.npz` with the given arrays, little-endian and C-contiguous. Equal input gives equal bytes."""
+    """The bytes of an `.npz` with the given arrays, little-endian and C-contiguous. Equal input gives equal bytes.
+
+    Raises InputError, before anything is made, when they are too many for one file.
+    """
+    size = sum(array.nbytes + _MEMBER_BYTES for array in arrays.values())
+    if size > MAX_WRITTEN_BYTES:
+        raise InputError(
+            f"the arrays {', '.join(arrays)} take {size} bytes, and a file of an index at most {MAX_WRITTEN_BYTES}. "
+            "Split the longest documents, then run again."
+        )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
         for name, array in arrays.items():
@@ -50,15 +61,10 @@ def write_npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
             start = buffer.tell() + _LOCAL_HEADER.size + len(info.filename)
             padding = -(start + 4) % ALIGNMENT
             info.extra = struct.pack("<HH", _PADDING_FIELD, padding) + bytes(padding)
-            archive.writestr(info, _npy_bytes(array))
+            little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
+            with archive.open(info, "w") as member:  # not `writestr`, which wants a twentieth of the most to spare
+                np.lib.format.write_array(member, little, version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
-
-
-def _npy_bytes(array: NDArray[np.generic]) -> bytes:
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    out = io.BytesIO()
-    np.lib.format.write_array(out, little.reshape(array.shape), version=(1, 0), allow_pickle=False)
-    return out.getvalue()
 
 
 def map_npz(path: Path, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[np.generic]]:
@@ -131,10 +137,14 @@ def _data_start(data: memoryview, info: zipfile.ZipInfo, where: str) -> int:
 def _array(data: memoryview, spec: ArraySpec, where: str) -> NDArray[np.generic]:
     prefix = bytes(data[:_MAX_HEADER_BYTES])
     length = int.from_bytes(prefix[8:10], "little")
-    header = _NPY_HEADER.fullmatch(prefix[10 : 10 + length])
-    if prefix[:8] != b"\x93NUMPY\x01\x00" or header is None:
+    header = prefix[10 : 10 + length]
+    found = _NPY_HEADER.fullmatch(header)
+    if prefix[:8] != b"\x93NUMPY\x01\x00" or found is None:
         raise IndexCorrupt(f"{where}: not a C-ordered array of .npy version 1.0.")
-    dtype, shape = header[1].decode(), tuple(int(one) for one in header[2].split(b",") if one)
+    dtype, shape = found[1].decode(), tuple(int(one) for one in found[2].split(b",") if one)
+    spelling = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    if header != spelling.ljust(length - 1) + b"\n" or (10 + length) % ALIGNMENT:
+        raise IndexCorrupt(f"{where}: its header is not {spelling.decode()!r} up to a multiple of {ALIGNMENT} bytes.")
     fits = len(shape) == len(spec.shape) and all(a in (None, b) for a, b in zip(spec.shape, shape, strict=True))
     if dtype != spec.dtype or not fits:
         raise IndexCorrupt(f"{where}: expected {spec.dtype}{list(spec.shape)}, got {dtype}{list(shape)}.")

@@ -32,6 +32,7 @@ _TAKEN = 412
 _MAY_PASS = (408, 409, 429)  # of the client errors, those that another try may settle
 _DENIED = (401, 403)
 _PAST_THE_END = 416
+_NO_UPLOAD = "NoSuchUpload"  # s3fs removes an upload that failed: there is none where only the answer was lost
 _PART_BYTES = 16 * 2**20  # an object of two parts or more is uploaded in parts
 
 
@@ -132,7 +133,7 @@ class S3Store:
             return StorageError(f"{what}: the bucket {bucket} does not exist. Make it, or correct it.", refused=certain)
         if status == _TAKEN or isinstance(error, FileExistsError):
             return ObjectExists(f"{self.address}/{key} exists already; objects are never overwritten.")
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and code != _NO_UPLOAD:
             return ObjectMissing(f"{self.address} has no object {key}.")
         if status in _DENIED:
             advice = "Check the credentials, what they may do in this bucket, and this machine's clock."
@@ -143,8 +144,8 @@ class S3Store:
 
 def _is_final(error: Exception) -> bool:
     """Whether another try would end the same way: the store answered no, or was not even asked."""
-    status, _ = _status_and_code(error)
-    refused = status is not None and status < 500 and status not in _MAY_PASS
+    status, code = _status_and_code(error)
+    refused = status is not None and status < 500 and status not in _MAY_PASS and code != _NO_UPLOAD
     return refused or isinstance(error, (FileExistsError, *_NOT_SENT))
 
 

@@ -154,6 +154,8 @@ def _read(segment: SegmentReader, name: str) -> pa.Array:
         case "text":
             return values.cast(pa.large_string())
         case "number" if not pa.types.is_integer(values.type):
+            if pa.types.is_decimal(values.type):
+                values = values.cast(pa.string())  # Arrow's own cast to a double is not the nearest one
             return pc.add(values.cast(pa.float64()), 0.0)  # which makes 0 of -0: is_in tells them apart
         case "date":
             return values.cast(pa.date32())

@@ -66,7 +66,7 @@ class LocalStore:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).expanduser().absolute()
-        self._durable: set[Path] = set()  # directories whose entry in their parent is on disk
+        self._synced: dict[Path, int] = {}  # when directories had last changed at the time that they were synced
 
     @property
     def address(self) -> str:
@@ -159,18 +159,31 @@ class LocalStore:
             return not _link(temporary, path)
 
     def _make_directories(self, directory: Path) -> None:
-        """Create missing directories, each made durable in its parent.
+        """Create missing directories, and make the entry of each durable in its parent, the root's too.
 
-        One below the root that is there may have been made by a writer that failed before its sync, or is about
-        to sync: so its parent is synced too, once for each directory and store.
+        One that is there may have been made by a writer that failed before its sync, or is about to sync, after
+        `tidy` removed one of that name: so its parent is synced, unless that has not changed since it last was.
         """
-        if directory.is_dir() and (directory in self._durable or self.root.is_relative_to(directory)):
-            return
+        there = directory.is_dir()
+        if there and self.root.parent.is_relative_to(directory):
+            return  # above the root: not the index's
         self._make_directories(directory.parent)
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir()
-        _sync_directory(directory.parent)
-        self._durable.add(directory)
+        if not there:
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir()
+        try:
+            self._sync_entries(directory.parent)
+        except PermissionError:
+            if not there or directory != self.root:
+                raise
+            # A root that was made for us may lie where we may not read.
+
+    def _sync_entries(self, directory: Path) -> None:
+        # Times tick every few milliseconds: a change in the tick of the one before it is the only one not seen.
+        changed = directory.stat().st_mtime_ns
+        if self._synced.get(directory) != changed:
+            _sync_directory(directory)
+            self._synced[directory] = changed
 
     def _path(self, key: str) -> Path:
         if key.startswith("/") or ".." in key.split("/"):

@@ -19,7 +19,7 @@ from index_format import keys
 from index_format.commit import read_head, read_version, versions
 from index_format.errors import IndexCorrupt, IndexNotFound, ObjectMissing
 from index_format.files import FileCache
-from index_format.manifest import FileRef, Manifest, SegmentRecord
+from index_format.manifest import TAG, FileRef, Manifest, SegmentRecord
 from index_format.store import Store
 from index_format.verify_files import (
     Problem,
@@ -95,7 +95,10 @@ def _retained(store: Store) -> list[int]:
 
 
 def verify(store: Store, wanted: Collection[int]) -> Iterator[Fault]:
-    """Every fault of the wanted versions, and of the chain of all manifests. Raises StorageError."""
+    """Every fault of the wanted versions, and of the chain of all manifests. Raises StorageError.
+
+    Others may change the index meanwhile: a version that they collect is no longer one, and lacks nothing.
+    """
     with tempfile.TemporaryDirectory(prefix="colonnade-verify-") as folder:
         # Of what must be downloaded, only the segment at hand is kept.
         yield from _verify(_Walk(store, FileCache(store, Path(folder), limit=0)), wanted)
@@ -107,7 +110,8 @@ def _verify(walk: _Walk, wanted: Collection[int]) -> Iterator[Fault]:
         try:
             manifest = read_version(walk.store, version)
         except (IndexCorrupt, IndexNotFound) as error:
-            yield Fault(version, keys.manifest(version), None, str(error), RESTORE)
+            if not isinstance(error, IndexNotFound) or version in _retained(walk.store):
+                yield Fault(version, keys.manifest(version), None, str(error), RESTORE)
             previous = None
             continue
         yield from _check_chain(previous, manifest)
@@ -129,6 +133,8 @@ def _check_chain(previous: Manifest | None, manifest: Manifest) -> Iterator[Faul
         kept = _kept_for_life(manifest) | (_kept_with_segments(manifest) if shared else {})
         before = _kept_for_life(previous) | _kept_with_segments(previous)
         broken += [f"{name} differs from the version before" for name, value in kept.items() if value != before[name]]
+        if manifest.floor < previous.floor or manifest.horizon < previous.horizon:
+            broken.append("floor or horizon is lower than in the version before")
     for problem in broken:
         yield Fault(manifest.version, keys.manifest(manifest.version), None, problem, RELINK)
 
@@ -155,6 +161,7 @@ def _check_manifest(manifest: Manifest) -> Iterator[Fault]:
         broken.append(f"codebook {manifest.codebook.id} is under {manifest.codebook.file.key}")
     if not manifest.codec.file.key.startswith("codecs/"):
         broken.append(f"the codec is under {manifest.codec.file.key}")
+    broken += [f"{name!r} is no name for a tag" for name in manifest.tags if not TAG.fullmatch(name)]
     ids = [record.id for record in manifest.segments]
     broken += [f"segment {one} is named twice" for one in sorted({one for one in ids if ids.count(one) > 1})]
     for record in manifest.segments:
@@ -264,13 +271,15 @@ def _once(walk: _Walk, manifest: Manifest, reference: FileRef, check: FileCheck)
 
 
 def _faults(walk: _Walk, manifest: Manifest, reference: FileRef, check: FileCheck) -> Iterator[Fault]:
+    """The faults of one object. That it is missing is none where the version is collected by now."""
+    repair = RESTORE
     try:
         path = walk.files.path(reference)
-    except (IndexCorrupt, ObjectMissing) as error:
-        yield Fault(manifest.version, reference.key, None, str(error), RESTORE)
-        return
-    try:
+        repair = REWRITE
         for problem in check(path):
             yield Fault(manifest.version, reference.key, problem.row, problem.text, problem.repair or REWRITE)
+    except ObjectMissing as error:
+        if manifest.version in _retained(walk.store):
+            yield Fault(manifest.version, reference.key, None, str(error), RESTORE)
     except IndexCorrupt as error:
-        yield Fault(manifest.version, reference.key, None, str(error), REWRITE)
+        yield Fault(manifest.version, reference.key, None, str(error), repair)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from index_format import schema
-from index_format.errors import IndexCorrupt
+from index_format.errors import IndexCorrupt, ObjectMissing
 from index_format.manifest import SegmentRecord
 from index_format.npz import map_npz
 
@@ -251,7 +251,11 @@ def _parquet(path: Path, file: pq.ParquetFile, expected: pa.Schema) -> Iterator[
     if not file.schema_arrow.equals(expected):
         yield Problem(f"expected the columns {_columns(expected)}, got {_columns(file.schema_arrow)}")
     metadata = file.metadata
-    with path.open("rb") as raw:
+    try:
+        raw = path.open("rb")
+    except FileNotFoundError:
+        raise ObjectMissing(f"{path} is gone.") from None
+    with raw:
         for group in range(metadata.num_row_groups):
             own = metadata.row_group(group)
             last = group == metadata.num_row_groups - 1

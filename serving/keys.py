@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from index_format.errors import InputError
+from index_format.errors import NOT_DECODED, InputError
 
 KeyScope = Literal["search", "write", "admin"]
 KEY_SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
@@ -82,7 +82,7 @@ def read_keys(path: Path) -> list[Key]:
         return msgspec.json.decode(path.read_bytes(), type=list[Key])
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file. Make a key with: colonnade keys make {path}") from None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *NOT_DECODED) as error:
         raise InputError(f"{path}: not a file of keys ({error}). Restore it, or make another.") from error
 
 

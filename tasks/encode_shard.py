@@ -24,7 +24,7 @@ from encoding.memory import give_back
 from index_format import keys, schema
 from index_format.codebook import exclusive_sum
 from index_format.codec import Codec
-from index_format.errors import EncoderMismatch, IndexCorrupt, ObjectExists, ObjectMissing, StorageError
+from index_format.errors import NOT_DECODED, EncoderMismatch, IndexCorrupt, ObjectExists, ObjectMissing, StorageError
 from index_format.index import Index
 from index_format.manifest import ChunkingRecord, CodecRecord, EncoderRecord, FileRef, Manifest
 from index_format.segment import EncodedSegment, SegmentContent, read_codec, write_codec, write_segment
@@ -153,7 +153,7 @@ def read_receipt(index: Index, work_key: str, horizon: int = 0) -> EncodedSegmen
             index.files.path(file)
         if keys.drawn_at(segment.id) >= horizon:
             return segment
-    except (ObjectMissing, IndexCorrupt, msgspec.MsgspecError):
+    except (ObjectMissing, IndexCorrupt, *NOT_DECODED):
         pass
     index.store.delete(key)
     return None

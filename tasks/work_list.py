@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from index_format import keys
-from index_format.errors import IndexCorrupt
+from index_format.errors import NOT_DECODED, IndexCorrupt
 from index_format.index import Index
 from tasks.encode_shard import Recipe
 from tasks.stage_documents import Shard
@@ -31,5 +31,5 @@ def read_work_list(index: Index, key: str) -> WorkList:
     """The list under a key. Raises ObjectMissing when the run that wrote it is over."""
     try:
         return msgspec.json.decode(index.store.get(key), type=WorkList)
-    except msgspec.MsgspecError as error:
+    except NOT_DECODED as error:
         raise IndexCorrupt(f"{index.address}/{key}: not a list of shards ({error}). Run the build again.") from error

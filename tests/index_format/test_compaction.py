@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from index_format import change
+from index_format import change, keys
 from index_format.change import Origin
 from index_format.compaction import (
     CompactionPolicy,
@@ -20,16 +23,19 @@ from index_format.compaction import (
     merged_metadata,
     publish_compaction,
 )
-from index_format.errors import CommitConflict
-from index_format.history import rollback
+from index_format.errors import CommitConflict, ObjectMissing
+from index_format.garbage import collect_garbage
+from index_format.history import Retention, rollback
 from index_format.index import Index
 from index_format.manifest import DeletionRecord, FileRef, SegmentRecord
+from index_format.npz import MAX_WRITTEN_BYTES
 from index_format.store import MemoryStore
 from serving.search import search
 from serving.snapshot import open_snapshot
 from tests.index_format.plain_reader import read_plainly
 from tests.serving.vectors import Document, random_index, random_vectors, write_documents
 from tests.strategies import (
+    WORDS,
     Recipe,
     add,
     batches,
@@ -97,6 +103,16 @@ def test_a_new_segment_stays_below_the_most_tokens() -> None:
     assert [len(group) for group in groups] == [3, 3, 3, 3]
 
 
+def test_the_files_of_a_new_segment_stay_below_the_most_bytes() -> None:
+    """However few tokens it has: by the larger one of the two files of arrays, deleted passages as if they stayed."""
+    file = FileRef(key="codes", size=400, sha256="")
+    many = [msgspec.structs.replace(segment(f"s{number}", 1000, 0.1), codes_file=file) for number in range(4)]
+    many += [msgspec.structs.replace(segment(f"t{number}", 1000, 0.1), centroids_file=file) for number in range(4)]
+    assert [len(group) for group in chosen(*many, most_bytes=1200)] == [3, 3, 2]
+    assert [len(group) for group in chosen(*many)] == [8]
+    assert CompactionPolicy().most_bytes == MAX_WRITTEN_BYTES
+
+
 def test_what_is_large_and_whole_is_left_alone() -> None:
     """A segment of half the most tokens is done."""
     assert chosen(*[segment(f"s{number}", 1_200_000) for number in range(20)]) == []
@@ -125,6 +141,49 @@ def test_a_plain_reader_finds_every_rule_kept_after_compaction(tmp_path: Path) -
     compact_index(index, ALL_SMALL)
     plain = read_plainly(tmp_path / "index")
     assert {key: one["text"] for key, one in plain.documents.items()} == live_texts(index)
+
+
+def test_a_group_whose_files_another_compactor_made_garbage_waits_for_the_next_round(index: Index) -> None:
+    """The first group is its own; before the second one is looked at, others replace all of it and collect."""
+    recipe = make_recipe(index)
+    for batch in ({"a": "harbour"}, {"b": "ember"}, {"c": " ".join(WORDS * 6)}, {"d": " ".join(WORDS * 6)}):
+        add(index, recipe, batch)
+    before = live_texts(index)
+
+    def others_compact() -> None:
+        other = Index(index.store, index.files._directory / "another machine")
+        compact_index(other, ALL_SMALL)
+        collect_garbage(other, Retention(versions=1, days=0), time.time_ns() // 1_000_000 + 60_000)
+
+    late = Index(Interrupted(index.store, after=others_compact), index.files._directory / "this machine")
+    done = compact_index(late, ALL_SMALL)
+    assert (done.rewritten, done.discarded) == (2, 1)
+    assert live_texts(index) == before
+
+
+def test_a_file_that_the_current_version_lacks_stops_compaction(index: Index, tmp_path: Path) -> None:
+    """Nobody replaced it: the index is damaged."""
+    recipe = make_recipe(index)
+    for batch in ({"a": "harbour"}, {"b": "ember"}):
+        add(index, recipe, batch)
+    index.store.delete(index.current().segments[0].documents_file.key)
+    with pytest.raises(ObjectMissing, match=r"documents\.parquet"):
+        compact_index(Index(index.store, tmp_path / "empty cache"), ALL_SMALL)
+
+
+class Interrupted(MemoryStore):
+    """A store whose other users do something just after its first commit."""
+
+    def __init__(self, inner: MemoryStore, after: Callable[[], None]) -> None:
+        super().__init__()
+        self._objects = inner._objects
+        self._after: Callable[[], None] | None = after
+
+    def create(self, key: str, data: bytes) -> None:
+        super().create(key, data)
+        if key.startswith(keys.MANIFESTS) and self._after:
+            after, self._after = self._after, None
+            after()
 
 
 def test_older_versions_read_as_they_did_after_compaction(index: Index, recipe: Recipe) -> None:

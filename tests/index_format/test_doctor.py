@@ -12,7 +12,7 @@ from index_format.commit import commit, versions
 from index_format.doctor import examine, refuse_unsafe_store
 from index_format.errors import ObjectExists, ObjectMissing, StorageError
 from index_format.store import LocalStore, MemoryStore, Store, open_store
-from tests.fault_proxy import Proxy, answers, without_condition
+from tests.fault_proxy import Fault, Proxy, Request, answers, without_condition
 from tests.index_format.test_commit import next_version
 
 
@@ -169,6 +169,43 @@ def test_a_server_without_conditional_writes_is_found_over_http(s3_proxy: tuple[
     with pytest.raises(StorageError):
         commit(store, next_version)
     assert versions(store) == []
+
+
+def test_a_bucket_whose_answers_are_lost_now_and_then_is_believed(s3_proxy: tuple[Proxy, str]) -> None:
+    """A write that came through without an answer is tried again, and finds its key taken by itself."""
+    proxy, address = s3_proxy
+    store = open_store(address)
+    probes = [b"first", b"client", b"object", b"x", b"<CompleteMultipartUpload"]
+
+    def decide(request: Request) -> Fault | None:
+        probe = next((one for one in probes if request.is_conditional and request.body.startswith(one)), None)
+        if probe is None:
+            return None
+        probes.remove(probe)
+        return answers(500, "InternalError", applied=True)
+
+    proxy.decide = decide
+    assert broken(store) == set()
+    assert probes == []
+    probes.append(b"first")
+    assert commit(store, next_version) is not None
+    assert probes == []
+
+
+class Inventing(MemoryStore):
+    """Says that a key is taken, whoever asks, and stores what nobody wrote."""
+
+    def create(self, key: str, data: bytes) -> None:
+        self._objects[key] = data if len(data) < 6 else b"other " + data
+        raise ObjectExists(key)
+
+
+def test_a_race_without_a_winner_must_have_left_an_object_of_one_of_the_writers() -> None:
+    """Else something was stored that nobody asked for."""
+    findings = {finding.promise: finding for finding in examine(Inventing(), clients=2, rounds=2)}
+    race = findings["exactly one of 2 writers gets a key"]
+    assert not race.held
+    assert "got b'other client " in race.seen
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "ExpiredToken", "RequestTimeTooSkewed", "InvalidAccessKeyId"])

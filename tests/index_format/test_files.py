@@ -334,9 +334,10 @@ def test_the_limit_of_the_cache_comes_from_the_environment(
     """In GiB; anything else is wrong input."""
     monkeypatch.setenv("COLONNADE_CACHE_GIB", text)
     assert default_cache_limit() == limit
-    monkeypatch.setenv("COLONNADE_CACHE_GIB", "much")
-    with pytest.raises(InputError, match="COLONNADE_CACHE_GIB"):
-        default_cache_limit()
+    for wrong in ("much", "inf", "nan", "1e308"):
+        monkeypatch.setenv("COLONNADE_CACHE_GIB", wrong)
+        with pytest.raises(InputError, match="COLONNADE_CACHE_GIB"):
+            default_cache_limit()
 
 
 def test_an_index_in_a_bucket_reads_like_one_in_a_directory(fresh_s3_address: str) -> None:

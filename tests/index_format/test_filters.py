@@ -52,6 +52,8 @@ def test_a_filter_matches_what_plain_python_says(
         (pa.timestamp("s"), [datetime(2026, 1, 1)], "2026-01-01", 1),
         (pa.date64(), [date(2026, 1, 1)], "2026-01-01", 1),
         (pa.decimal128(10, 2), [Decimal("1.50")], 1.5, 1),
+        (pa.decimal128(10, 2), [Decimal("0.35"), Decimal("-0.35"), None], 0.35, 1),
+        (pa.decimal256(60, 20), [Decimal("0.35")], 0.35, 1),
         (pa.float32(), [0.1], 0.1, 0),
         (pa.large_string(), ["copper"], "copper", 1),
     ],

@@ -24,6 +24,17 @@ from serving.snapshot import open_snapshot
 from tests.strategies import Recipe, add, all_objects, delete, live_texts, make_recipe, publish, write_documents
 
 FIRST = {"a": "harbour lantern", "b": "copper meadow violin ember glacier", "c": "saffron"}
+FOREIGN = [
+    "notes.txt",
+    "segments/notes.txt",
+    "receipts/README.txt",
+    "receipts/by-day/2026.json",
+    f"receipts/{'ab' * 32}.json.part",
+    "staging/notes.txt",
+    "staging/keep/000000.parquet",
+    f"staging/{'0' * 32}/notes.txt",
+    f"staging/{'0' * 32}/00000.parquet",
+]
 NOTHING_BUT_THE_LAST = Retention(versions=1, days=0)
 ALL_SMALL = CompactionPolicy(alike=2, deleted_share=0.01)
 
@@ -109,19 +120,21 @@ def test_what_is_young_is_left_alone(index: Index, recipe: Recipe) -> None:
 
 
 def test_leftovers_of_dead_runs_are_taken(index: Index, recipe: Recipe) -> None:
-    """Unpublished segments, staged shards and the receipts of both; a foreign object stays."""
+    """Unpublished segments, staged shards and the receipts of both, damaged ones too; a foreign object stays."""
     add(index, recipe, FIRST)
     orphan = write_documents(index, recipe, {"d": "violin"})
     fields = {name: getattr(orphan, name) for name in EncodedSegment.__struct_fields__}
     leftovers = {keys.receipt("ab" * 32): msgspec.json.encode(EncodedSegment(**fields))}
-    leftovers |= {keys.receipt("cd" * 32): b"{", keys.staged_shard(keys.new_id(), 0): b"staged"}
-    for key, data in {**leftovers, "notes.txt": b"mine", "segments/notes.txt": b"mine"}.items():
+    for number, damaged in enumerate([b"{", b'{"id": "\xff"}', b'{"by": ' + b"[" * 10_000]):
+        leftovers[keys.receipt(f"{number:064x}")] = damaged
+    leftovers |= {keys.staged_shard(keys.new_id(), 0): b"staged", keys.work_list(keys.new_id(), 1_000_000): b"staged"}
+    for key, data in {**leftovers, **dict.fromkeys(FOREIGN, b"mine")}.items():
         index.store.create(key, data)
     time.sleep(0.002)
     recipe = make_recipe(index)  # something newer, so that the horizon can pass what came before
     expected = {file.key for file in orphan.files()} | set(leftovers)
     assert expected <= collect(index)
-    assert {"notes.txt", "segments/notes.txt"} <= set(all_objects(index.store))
+    assert set(FOREIGN) <= set(all_objects(index.store))
     assert live_texts(index) == FIRST
 
 

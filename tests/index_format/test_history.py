@@ -143,7 +143,7 @@ def test_versions_with_equal_content_count_once() -> None:
 
 def test_retention_keeps_at_least_one_version() -> None:
     """Nonsense is refused."""
-    for nonsense in ({"versions": 0}, {"days": -1.0}):
+    for nonsense in ({"versions": 0}, {"days": -1.0}, *({"days": float(days)} for days in ("inf", "nan", "1e305"))):
         with pytest.raises(InputError, match="keep at least"):
             Retention(**nonsense)
 

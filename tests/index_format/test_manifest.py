@@ -132,11 +132,19 @@ def test_an_unknown_reader_flag_is_refused() -> None:
     assert WHERE in str(caught.value)
 
 
+@pytest.mark.parametrize("flags", [{}, {"reader_flags": []}, {"reader_flags": [1]}, {"reader_flags": None}])
 @pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, 99])
-def test_another_format_is_refused_before_its_records_are_read(version: int) -> None:
-    """A newer format is not taken for a damaged one, whatever its manifest looks like."""
+def test_another_format_is_refused_before_its_records_are_read(version: int, flags: dict[str, object]) -> None:
+    """A newer format is not taken for a damaged one, whatever its manifest and its flags look like."""
     with pytest.raises(UnsupportedFormat, match="Upgrade"):
-        decode({"format_version": version, "reader_flags": [], "all else": "is different"})
+        decode({"format_version": version, **flags, "all else": "is different"})
+
+
+@pytest.mark.parametrize("version", [None, "1", 1.0, True, [1]])
+def test_a_format_that_is_no_number_is_corruption(version: object) -> None:
+    """No release writes such a manifest."""
+    with pytest.raises(IndexCorrupt, match="not a manifest"):
+        decode({**as_json(), "format_version": version})
 
 
 def test_an_unknown_writer_flag_can_be_read_but_not_written() -> None:

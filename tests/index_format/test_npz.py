@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from index_format.errors import IndexCorrupt
+from index_format.errors import IndexCorrupt, InputError
 from index_format.npz import ALIGNMENT, ArraySpec, map_npz, view_npz, write_npz
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -128,8 +128,8 @@ def with_member(name: str, data: bytes) -> bytes:
     return zipped({**{f"{name}.npy": npy(array) for name, array in ARRAYS.items()}, f"{name}.npy": data})
 
 
-def header_saying(text: str, body: bytes = b"") -> bytes:
-    header = text.encode().ljust(117) + b"\n"
+def header_saying(text: str, body: bytes = b"", length: int = 118) -> bytes:
+    header = text.encode().ljust(length - 1) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
 
 
@@ -142,6 +142,8 @@ def patched(data: bytes, signature: bytes, field: int, value: int, size: int = 4
 GOOD = write_npz(ARRAYS)
 CENTRAL, LOCAL = b"PK\x01\x02", b"PK\x03\x04"
 U4 = "{'descr': '<u4', 'fortran_order': False, 'shape': %s, }"
+U1 = "{'descr': '|u1', 'fortran_order': False, 'shape': %s, }"
+ROW = bytes(12)
 
 REFUSED: dict[str, Callable[[], bytes]] = {
     "no zip": lambda: b"hello" * 100,
@@ -170,6 +172,14 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "negative shape": lambda: with_member("offsets", header_saying(U4 % "(-3,)", b"\x00" * 12)),
     "shape that wraps": lambda: with_member("offsets", header_saying(U4 % f"({2**62 + 3},)", b"\x00" * 12)),
     "boolean shape": lambda: with_member("offsets", header_saying(U4 % "(True,)", b"\x00" * 4)),
+    "shape without a comma": lambda: with_member("offsets", header_saying(U4 % "(3)", ROW)),
+    "shape with a zero before": lambda: with_member("offsets", header_saying(U4 % "(03,)", ROW)),
+    "shape with a comma too many": lambda: with_member("codes", header_saying(U1 % "(3, 4,)", ROW)),
+    "header that ends off 64 bytes": lambda: with_member("offsets", header_saying(U4 % "(3,)", ROW, 121)),
+    "header beyond byte 4096": lambda: with_member("offsets", header_saying(U4 % "(3,)", ROW, 5046)),
+    "header of anything beyond byte 4096": lambda: with_member(
+        "offsets", header_saying((U4 % "(3,)").ljust(4085) + "\n" + "?" * 914, ROW, 5000)
+    ),
     "encrypted": lambda: patched(GOOD, CENTRAL, 8, 1, 2),
     "size too large": lambda: patched(GOOD, CENTRAL, 24, 10**9),
     "sizes too large": lambda: patched(patched(GOOD, CENTRAL, 24, 10**9), CENTRAL, 20, 10**9),
@@ -197,6 +207,28 @@ def test_what_the_format_does_not_allow_is_refused(name: str) -> None:
     """Each wrong file is corruption, named by its path."""
     with pytest.raises(IndexCorrupt, match=r"test\.npz"):
         read(REFUSED[name]())
+
+
+@pytest.mark.parametrize("length", [118, 182, 4086])
+def test_a_header_may_have_as_many_spaces_as_it_likes_up_to_byte_4096(length: int) -> None:
+    """Whole lines of 64 bytes."""
+    back = read(with_member("offsets", header_saying(U4 % "(3,)", ROW, length)))
+    assert back["offsets"].tolist() == [0, 0, 0]
+
+
+def test_arrays_that_are_too_large_for_one_file_are_refused_before_it_is_made() -> None:
+    """Two gigabytes that take no memory: what is too large is not copied to find out."""
+    half = np.broadcast_to(np.uint8(0), (2**30 - 512, 1))
+    with pytest.raises(InputError, match=r"codes, scales take 2147483648 bytes, and a file .* at most 2147483647"):
+        write_npz({"codes": half, "scales": half})
+
+
+def test_a_file_may_be_as_large_as_is_written_without_zip64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its arrays may fill all of it, where `zipfile` would keep a twentieth free."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10_000)
+    data = write_npz({"codes": np.zeros(9_700, np.uint8)})
+    assert 9_900 < len(data) <= 10_300
+    assert len(read(data, {"codes": ArraySpec("|u1", (9_700,))})["codes"]) == 9_700
 
 
 def test_two_members_of_one_name_are_refused() -> None:

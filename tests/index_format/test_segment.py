@@ -168,5 +168,6 @@ def test_a_directory_of_other_things_is_refused(tmp_path: Path) -> None:
     own = Index.at(tmp_path / "own")
     own.refuse_foreign_directory()
     add(own, make_recipe(own), DOCUMENTS)
+    (tmp_path / "own" / ".DS_Store").write_bytes(b"x")  # which a desktop leaves, and no listing shows
     own.refuse_foreign_directory()
     Index(MemoryStore()).refuse_foreign_directory()

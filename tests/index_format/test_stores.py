@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -237,6 +238,40 @@ def test_a_write_whose_answer_was_lost_meets_its_own_success(s3_proxy: tuple[Pro
     assert write_object(store, keys.codec(keys.new_id()), b"data").size == 4
 
 
+LARGE = bytes(33 * 2**20)  # goes up in parts
+
+
+def completes(request: Request) -> bool:
+    return request.method == "POST" and "uploadId" in request.path
+
+
+@pytest.mark.parametrize("fault", [answers(500, "InternalError", applied=True), lost_answer], ids=["500", "lost"])
+def test_a_write_in_parts_whose_last_answer_was_lost_meets_its_own_success(
+    s3_proxy: tuple[Proxy, str], fault: Fault
+) -> None:
+    """The upload is over by then, and that there is none to give up is no answer to the write."""
+    proxy, address = s3_proxy
+    store, faults = open_store(address), [fault]
+    proxy.decide = lambda request: faults.pop() if faults and completes(request) else None
+    key = keys.codes(keys.new_id())
+    assert write_object(store, key, LARGE).size == len(LARGE)
+    assert not faults
+    assert store.size(key) == len(LARGE)
+
+
+def test_a_write_in_parts_that_goes_on_failing_is_doubtful_and_no_missing_object(
+    s3_proxy: tuple[Proxy, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try finds its upload gone, and the last one says so."""
+    monkeypatch.setattr("index_format.s3._TRIES", 2)
+    proxy, address = s3_proxy
+    proxy.decide = lambda request: answers(404, "NoSuchUpload") if completes(request) else None
+    with pytest.raises(StorageError, match="Could not write") as caught:
+        open_store(address).create("a/one", LARGE)
+    assert not isinstance(caught.value, ObjectMissing)
+    assert not caught.value.refused
+
+
 def test_more_keys_than_a_page_are_listed(s3_proxy: tuple[Proxy, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A bucket answers in pages."""
     proxy, address = s3_proxy
@@ -250,6 +285,70 @@ def test_more_keys_than_a_page_are_listed(s3_proxy: tuple[Proxy, str], monkeypat
 
     proxy.decide = lambda request: small_pages if request.is_list else None
     assert store.list("a/") == expected
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The directories that were synced, by name."""
+    found: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            found.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return found
+
+
+def test_the_entry_of_a_directory_is_durable_whoever_made_it(tmp_path: Path, synced: list[str]) -> None:
+    """The root's own too: its writer may have been killed before it synced what it had made."""
+    above = tmp_path / "above"
+    (above / "root" / "deletions" / "x").mkdir(parents=True)
+    store = LocalStore(above / "root")
+    store.create("deletions/x/1.npz", b"1")
+    assert synced == ["above", "root", "deletions", "x"]
+    synced.clear()
+    store.create("deletions/x/2.npz", b"2")
+    assert synced == ["x"]
+
+
+def test_a_directory_that_was_tidied_away_and_made_again_is_made_durable_again(
+    tmp_path: Path, synced: list[str]
+) -> None:
+    """By another writer, which may be killed before it syncs it."""
+    store = LocalStore(tmp_path / "root")
+    store.create("manifests/1.json", b"1")
+    store.create("deletions/x/1.npz", b"1")
+    store.delete("deletions/x/1.npz")
+    time.sleep(0.02)  # times of files tick
+    store.tidy(float("inf"))
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["manifests"]
+    (tmp_path / "root" / "deletions" / "x").mkdir(parents=True)
+    synced.clear()
+    store.create("deletions/x/2.npz", b"2")
+    assert synced == ["root", "deletions", "x"]
+
+
+def test_an_index_below_a_directory_that_may_not_be_read_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its root was made for us; a root of our own making must be durable."""
+    (tmp_path / "root").mkdir()
+    real = os.open
+
+    def refuses_what_is_above(path: os.PathLike[str], *arguments: int) -> int:
+        if Path(path) == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments)
+
+    monkeypatch.setattr(os, "open", refuses_what_is_above)
+    store = LocalStore(tmp_path / "root")
+    store.create("codecs/1.npz", b"1")
+    assert store.get("codecs/1.npz") == b"1"
+    with pytest.raises(StorageError, match="Permission was refused"):
+        LocalStore(tmp_path / "other").create("codecs/1.npz", b"1")
 
 
 def test_a_directory_that_cannot_be_synced_makes_the_outcome_doubtful(

@@ -163,7 +163,7 @@ def test_a_file_of_keys_holds_no_key(tmp_path: Path) -> None:
     assert read_keys(tmp_path / "keys.json") == [key]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'[{"id": "a"}]', b"\xff", b"[1]"])
+@pytest.mark.parametrize("content", [b"", b"{}", b'[{"id": "a"}]', b"\xff", b'[{"id": "\xff"}]', b"[1]"])
 def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, content: bytes) -> None:
     """At the start, where nobody would notice an open door later."""
     (tmp_path / "keys.json").write_bytes(content)
