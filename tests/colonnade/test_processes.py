@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -17,6 +16,7 @@ import pytest
 
 from index_format.index import Index
 from tests.prefect_server import PrefectServer
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -40,12 +40,12 @@ def start(server: PrefectServer, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=server.environment, **pipes)
 
 
-def wait_for(happened: Callable[[], object], process: subprocess.Popen[str], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
+def wait_for(happened: Callable[[], object], what: str, process: subprocess.Popen[str], seconds: float = 90) -> None:
+    def met() -> object:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+        return happened()
+
+    until(met, what, seconds)
 
 
 def encoding_has_begun(index: Path) -> Callable[[], object]:
@@ -57,7 +57,7 @@ def test_ctrl_c_ends_at_once_and_leaves_no_version(server: PrefectServer, source
     """Exit code 130, one sentence, nothing published, nothing staged; the next run does the whole job."""
     index = tmp_path / "index"
     process = start(server, "build", source, index)
-    wait_for(encoding_has_begun(index), process)
+    wait_for(encoding_has_begun(index), "encoding has begun", process)
 
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
@@ -79,7 +79,7 @@ def test_kill_9_loses_nothing_and_doubles_nothing(server: PrefectServer, source:
     assert start(server, "build", first, index).wait(120) == 0
     segments = len(list(index.glob("segments/*")))
     process = start(server, "add", source, index)
-    wait_for(lambda: list(index.glob("staging/*/*")), process)
+    wait_for(lambda: list(index.glob("staging/*/*")), "documents are staged", process)
     time.sleep(2)
 
     process.kill()
@@ -89,18 +89,6 @@ def test_kill_9_loses_nothing_and_doubles_nothing(server: PrefectServer, source:
     assert len(list(index.glob("segments/*"))) == segments
     assert start(server, "add", source, index).wait(120) == 0
     assert Index.at(index).current().documents == DOCUMENTS + 1
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 3 MB; needs root."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_full_disk_is_said_and_leaves_the_index_as_it_was(
@@ -132,12 +120,12 @@ def test_a_server_answers_and_follows_the_index_while_it_runs(server: PrefectSer
     address = re.search(r"http://\S+", process.stdout.readline())
     assert address is not None, process.communicate()
     with httpx.Client(base_url=address.group(), timeout=30) as client:
-        wait_for(lambda: _is_ready(client), process)
+        wait_for(lambda: _is_ready(client), "the server is ready", process)
         assert client.post("/v1/search", json={"query": "who barks?"}).json()["version"] == 1
 
         assert start(server, "add", second, index).wait(120) == 0
         committed = time.monotonic()
-        wait_for(lambda: client.get("/v1/index").json()["version"] == 2, process, seconds=5)
+        wait_for(lambda: client.get("/v1/index").json()["version"] == 2, "version 2 is served", process, seconds=5)
 
         answer = client.post("/v1/search", json={"query": "who barks?", "k": 1}).json()
         assert (answer["version"], answer["hits"][0]["document_id"]) == (2, "dog")

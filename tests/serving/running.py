@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
@@ -26,3 +28,8 @@ def running(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+def connect(address: str) -> socket.socket:
+    """A connection to a server, for what an HTTP client does not send."""
+    return socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=60)

@@ -22,6 +22,7 @@ from serving.searcher import Answer, Searcher
 from serving.shadow import ShadowCheck
 from serving.snapshot import Snapshot
 from tests.serving.vectors import add_texts
+from tests.waiting import until
 
 Vectors = NDArray[np.float32]
 
@@ -69,8 +70,7 @@ def test_a_text_that_cannot_be_encoded_fails_alone() -> None:
     encoding = Encoding()
     with working(encoding) as (batcher, _):
         first = _submit(batcher, "first")
-        while not encoding.batches:
-            time.sleep(0.001)
+        until(lambda: encoding.batches, "a batch is encoded")
         jobs = _submit(batcher, "good", "bad", "good too")
         encoding.may_go.set()
         assert [job.future.result(30).value for job in (*first, jobs[0], jobs[2])] == ["done"] * 3
@@ -104,8 +104,7 @@ class Together:
 def _ask_together(batcher: Batcher, encoding: Encoding, *asks: Ask) -> list[Job]:
     """Jobs that waited together, while another was encoded."""
     _submit(batcher, "first")
-    while not encoding.batches:
-        time.sleep(0.001)
+    until(lambda: encoding.batches, "a batch is encoded")
     jobs = batcher.submit(asks, time.monotonic() + 60)
     encoding.may_go.set()
     return jobs
@@ -134,8 +133,7 @@ def test_who_is_gone_when_others_have_been_worked_on_is_dropped() -> None:
         named = ["slow", "1", "abandoned", "expired", "2"]
         asks = [Ask(None, np.zeros((1, 4), np.float32), Together("a", given), question) for question in named]
         jobs = _ask_together(batcher, encoding, *asks)
-        while not given:
-            time.sleep(0.001)
+        until(lambda: given, "the work has begun")
         jobs[2].abandoned, jobs[3].deadline = True, time.monotonic()
         assert [jobs[place].future.result(30).value for place in (0, 1, 4)] == ["a slow", "a 1", "a 2"]
         assert isinstance(jobs[3].future.exception(30), Expired)
@@ -165,8 +163,7 @@ def test_a_full_queue_is_told_before_anything_is_read() -> None:
     encoding = Encoding()
     with working(encoding, limit=2) as (batcher, metrics):
         _submit(batcher, "at work")
-        while not encoding.batches:
-            time.sleep(0.001)
+        until(lambda: encoding.batches, "a batch is encoded")
         _submit(batcher, "waits")
         batcher.refuse_when_full()
         _submit(batcher, "waits too")

@@ -25,10 +25,11 @@ from serving.http.connections import PromptProtocol
 from serving.http.parts import Settings
 from serving.searcher import Searcher
 from serving.snapshot import Snapshot
-from tests.serving.running import running
-from tests.serving.test_load import HeldSearcher, ask, held, metric, until, waiting
+from tests.serving.running import connect, running
+from tests.serving.test_load import HeldSearcher, ask, held, metric, until_queued
 from tests.serving.vectors import add_texts
 from tests.strategies import delete
+from tests.waiting import until
 
 REFUSED_MS = 20.0
 ROUNDS = 3  # a machine that others use may be slow once
@@ -88,7 +89,7 @@ def test_a_refusal_comes_at_once_and_says_when_to_come_back(searcher: OddSearche
     """In under 20 ms for 99 of 100, however large the body is: nothing of it is read while the queue is full."""
     with ThreadPoolExecutor(8) as pool, held(searcher, address, pool) as first:
         waiters = [pool.submit(ask, address, f"number {number}") for number in range(4)]
-        until(lambda: waiting(address) == 4)
+        until_queued(address, 4)
         body, met = json.dumps({"vectors": [[0.1] * 384] * 100}).encode(), []
         while len(met) < ROUNDS and not any(met):
             least = _p99(address, "GET", "/health/live", None, 204)
@@ -103,7 +104,7 @@ def test_a_malformed_body_is_refused_unread_while_the_queue_is_full(searcher: Od
     """503 and not 422: who is refused for being one too many costs no parsing."""
     with ThreadPoolExecutor(8) as pool, held(searcher, address, pool):
         waiters = [pool.submit(ask, address, f"number {number}") for number in range(4)]
-        until(lambda: waiting(address) == 4)
+        until_queued(address, 4)
         for path in ("search", "batch-search", "encode"):
             assert httpx.post(f"{address}/v1/{path}", content=b"{", timeout=30).json()["code"] == "overloaded"
         searcher.may_go.set()
@@ -138,7 +139,7 @@ def test_old_versions_that_are_opened_hold_nothing_else_up(searcher: OddSearcher
     searcher.may_open.clear()
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(ask, address, "honey", version=1) for _ in range(6)]
-        until(lambda: sum(one.done() for one in asked) == 2)  # there was room for four
+        until(lambda: sum(one.done() for one in asked) == 2, "two are refused")  # there was room for four
         assert ask(address, "honey", version=3).status_code == 200
         fetched = httpx.post(f"{address}/v1/documents/fetch", json={"ids": ["bees"]}, timeout=30)
         assert fetched.json()["documents"][0]["document_id"] == "bees"
@@ -223,7 +224,7 @@ def test_a_body_of_two_lengths_ends_the_connection_with_its_refusal(address: str
         "POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
-    with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=60) as client:
+    with connect(address) as client:
         client.sendall(head.encode() + body)
         told = b"".join(iter(lambda: client.recv(65_536), b""))
     assert told.startswith(b"HTTP/1.1 400 ")
@@ -239,7 +240,7 @@ def test_a_body_that_turns_out_malformed_is_refused_once(
     """Also where the request has its answer already: a second one would be a fault, and told in the log."""
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     parts = [head.encode() + b'9\r\n{"query":\r\n', b"no number\r\n"]
-    with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=60) as client:
+    with connect(address) as client:
         for part in parts if pause else [b"".join(parts)]:
             client.sendall(part)
             time.sleep(pause)
