@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from fastapi import FastAPI
 
-from colonnade.server import Place, configuration
+from colonnade.server import DRAIN_SECONDS, Place, configuration
 
 
 @contextmanager
@@ -27,7 +27,8 @@ def running(app: FastAPI) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(DRAIN_SECONDS + 30)
+        assert not thread.is_alive(), "the server did not end"
 
 
 def connect(address: str) -> socket.socket:

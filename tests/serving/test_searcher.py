@@ -51,6 +51,7 @@ class UnreliableStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.down = False
+        self.refusals = 0
 
     def get(self, key: str) -> bytes:
         self._refuse()
@@ -62,6 +63,7 @@ class UnreliableStore(MemoryStore):
 
     def _refuse(self) -> None:
         if self.down:
+            self.refusals += 1
             raise StorageError("The store does not answer.")
 
 
@@ -419,7 +421,7 @@ def test_a_refresher_outlives_a_store_failure(tmp_path: Path, encoder: Encoder) 
     store.down = True
     refresher = Refresher(searcher, period=0.01)
     refresher.start()
-    time.sleep(0.1)
+    until(lambda: store.refusals > 2, "it has looked again and again")
     assert (refresher.is_alive(), searcher.snapshot.version) == (True, 1)
     store.down = False
     until(lambda: searcher.snapshot.version == 2, "version 2 is served")
