@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import httpx
 from websockets.sync.client import ClientConnection, connect
+
+from tests.waiting import until
 
 CHROMIUM = shutil.which("chromium")
 MAY_SKIP = CHROMIUM is None and not os.environ.get("CI")
@@ -64,10 +65,12 @@ class Page:
 
     def wait_for(self, script: str) -> None:
         """Until an expression is true; what it names may not be there yet."""
-        until = time.monotonic() + _PATIENCE
-        while not self.value(f"(() => {{ try {{ return Boolean({script}) }} catch {{ return false }} }})()"):
-            assert time.monotonic() < until, f"{script} is not true; the page says: {self.text()}"
-            time.sleep(0.05)
+        tried = f"(() => {{ try {{ return Boolean({script}) }} catch {{ return false }} }})()"
+        try:
+            until(lambda: self.value(tried), f"{script} is true", _PATIENCE)
+        except AssertionError as error:
+            error.add_note(f"The page says: {self.text()}")
+            raise
 
     def text(self) -> str:
         """All that can be read."""
@@ -130,13 +133,13 @@ def browser(profile: Path) -> Iterator[Page]:
 
 
 def _page_address(profile: Path) -> str:
-    file, until = profile / "DevToolsActivePort", time.monotonic() + _PATIENCE
-    while time.monotonic() < until:
-        if file.exists() and file.read_text().strip():
-            port = file.read_text().split()[0]
-            pages = httpx.get(f"http://127.0.0.1:{port}/json/list", timeout=30, trust_env=False).json()
-            found = [one["webSocketDebuggerUrl"] for one in pages if one["type"] == "page"]
-            if found:
-                return str(found[0])
-        time.sleep(0.05)
-    raise AssertionError("Chromium did not start.")
+    file = profile / "DevToolsActivePort"
+
+    def found() -> list[str]:
+        if not file.exists() or not file.read_text().strip():
+            return []
+        port = file.read_text().split()[0]
+        pages = httpx.get(f"http://127.0.0.1:{port}/json/list", timeout=30, trust_env=False).json()
+        return [one["webSocketDebuggerUrl"] for one in pages if one["type"] == "page"]
+
+    return until(found, "Chromium has a page", _PATIENCE)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import settings
 from tests.s3_server import bucket_for_tests
 
 if TYPE_CHECKING:
+    from encoding.encoder import Encoder
     from tests.fault_proxy import Proxy
 
 if not torch.cuda.is_available():
@@ -27,6 +29,15 @@ pytest.register_assert_rewrite("tests.contracts.store", "tests.index_format.plai
 # Machines that run tests are shared: slowness is not a failure.
 settings.register_profile("colonnade", deadline=None, max_examples=60, print_blob=True)
 settings.load_profile("colonnade")
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    """The embedded default, loaded once for the session."""
+    from encoding.checkpoint import EMBEDDED
+    from encoding.encoder import load_encoder
+
+    return load_encoder(EMBEDDED)
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +59,18 @@ def own_cache_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     directory = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(directory))
     return directory
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of three megabytes; mounting it takes root."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system takes root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture

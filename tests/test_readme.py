@@ -58,13 +58,6 @@ def test_the_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 
 
-def test_every_file_that_a_document_links_to_is_there() -> None:
-    """No dead links between the documents of the project."""
-    for document in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "BENCHMARKS.md"):
-        for target in re.findall(r"\]\((?!https?://)([^)#]+)", (PROJECT / document).read_text(encoding="utf-8")):
-            assert (PROJECT / target).exists(), f"{document} links to {target}"
-
-
 def test_the_session_in_python_runs_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

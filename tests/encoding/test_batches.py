@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from encoding.batches import batches_by_length, halving, one_ahead, windows_by_length
 from encoding.encoder import Encoder
@@ -19,6 +18,7 @@ from encoding.inputs import TokenizedText
 from encoding.model import TokenModel
 from encoding.transfers import StartedVectors
 from index_format.errors import InputError
+from tests.encoding.encoded import encode_all
 
 TEXTS = [f"{'copper ' * (1 + 7 * number % 12)}{number}" for number in range(12)]
 lengths_of_texts = st.lists(st.integers(1, 300), max_size=60)
@@ -103,7 +103,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_no_text_is_skipped(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model with room for three texts gives the vectors that it would give with room for all."""
-    wanted = _encode_all(encoder)
+    wanted = encode_all(encoder, TEXTS)
     sizes = []
     start = TokenModel.start
 
@@ -114,7 +114,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_no_text_is_skipped(
         return start(self, texts, pool_factor)
 
     monkeypatch.setattr(TokenModel, "start", little_memory)
-    found = _encode_all(encoder)
+    found = encode_all(encoder, TEXTS)
     assert max(sizes) > 3
     for ours, one in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours, one, atol=1e-5)
@@ -141,9 +141,3 @@ def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="shapes differ"):
         halving(broken, ["one", "two"])
     assert calls == [2]
-
-
-def _encode_all(encoder: Encoder) -> list[NDArray[np.float32]]:
-    found = dict(pair for batch in encoder.encode(TEXTS) for pair in batch)
-    assert sorted(found) == list(range(len(TEXTS)))
-    return [found[position] for position in range(len(TEXTS))]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
 from encoding.encoder import BATCH_TOKENS, Encoder
+from tests.encoding.encoded import encode_all
 
 DIM = 384
 TEXTS = [
@@ -27,16 +28,10 @@ TEXTS = [
 ]
 
 
-def _encode_all(encoder: Encoder, texts: list[str]) -> list[NDArray[np.float32]]:
-    """The vectors of each text, in the order of the texts."""
-    found = dict(pair for batch in encoder.encode(texts) for pair in batch)
-    return [found[position] for position in range(len(texts))]
-
-
 @pytest.fixture(scope="module")
 def encoded(encoder: Encoder) -> list[NDArray[np.float32]]:
     """The vectors of TEXTS, encoded together."""
-    return _encode_all(encoder, TEXTS)
+    return encode_all(encoder, TEXTS)
 
 
 def test_token_vectors_are_float32_of_length_one(encoded: list[NDArray[np.float32]]) -> None:
@@ -60,16 +55,16 @@ def test_every_position_comes_exactly_once(encoder: Encoder) -> None:
 def test_the_vectors_of_a_position_are_those_of_its_text(encoder: Encoder) -> None:
     """A text of n words has n vectors and one for the whole, wherever it stood among the others."""
     counts = [5, 1, 9, 3, 7, 2]
-    assert [len(vectors) - 1 for vectors in _encode_all(encoder, ["copper " * count for count in counts])] == counts
+    assert [len(vectors) - 1 for vectors in encode_all(encoder, ["copper " * count for count in counts])] == counts
 
 
 def test_a_text_has_the_same_vectors_alone_and_in_any_batch(
     encoder: Encoder, encoded: list[NDArray[np.float32]]
 ) -> None:
     """Padding and neighbours are not attended to."""
-    backwards = _encode_all(encoder, TEXTS[::-1])[::-1]
+    backwards = encode_all(encoder, TEXTS[::-1])[::-1]
     for text, together, reversed_ in zip(TEXTS, encoded, backwards, strict=True):
-        (alone,) = _encode_all(encoder, [text])
+        (alone,) = encode_all(encoder, [text])
         np.testing.assert_allclose(alone, together, atol=1e-5)
         np.testing.assert_allclose(reversed_, together, atol=1e-5)
 
@@ -169,7 +164,7 @@ def test_a_text_longer_than_the_model_is_cut_at_its_last_token(encoder: Encoder)
 def test_a_query_and_a_document_of_the_same_text_have_the_same_vectors(encoder: Encoder) -> None:
     """There is one road from text to vectors."""
     for text in TEXTS[:2]:
-        np.testing.assert_array_equal(encoder.encode_query(text)[1:], _encode_all(encoder, [text])[0][1:])
+        np.testing.assert_array_equal(encoder.encode_query(text)[1:], encode_all(encoder, [text])[0][1:])
 
 
 def test_the_record_of_an_encoder_is_that_of_its_checkpoint(encoder: Encoder) -> None:

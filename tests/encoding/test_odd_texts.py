@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from encoding.checkpoint import open_checkpoint
 from encoding.chunking import Chunker
 from encoding.encoder import Encoder
+from tests.encoding.encoded import encode_all
 
 TINY = Path(__file__).parents[1] / "parity" / "golden" / "colbert-bert"
 ODD = {
@@ -35,7 +35,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_each_has_vectors_as_a_query_and_as_a_document(encoder: Encoder, name: str) -> None:
     """At least one and that of the whole text, each finite; in a query the whole weighs half as much as all others."""
-    query, document = encoder.encode_query(ODD[name]), _encode_all(encoder, [ODD[name]])[0]
+    query, document = encoder.encode_query(ODD[name]), encode_all(encoder, [ODD[name]])[0]
     assert len(query) == len(document)
     assert 1 <= len(query) - 1 <= encoder.checkpoint.max_tokens
     np.testing.assert_allclose(np.linalg.norm(document, axis=1), 1, atol=1e-6)
@@ -47,8 +47,8 @@ def test_each_has_vectors_as_a_query_and_as_a_document(encoder: Encoder, name: s
 def test_none_costs_the_others(encoder: Encoder) -> None:
     """Encoded among them, a good text has the vectors that it has alone."""
     good = "The heron circled above the harbour."
-    among = _encode_all(encoder, [*ODD.values(), good])
-    np.testing.assert_allclose(among[-1], _encode_all(encoder, [good])[0], atol=1e-5)
+    among = encode_all(encoder, [*ODD.values(), good])
+    np.testing.assert_allclose(among[-1], encode_all(encoder, [good])[0], atol=1e-5)
 
 
 def test_a_lone_surrogate_is_read_as_the_replacement_character(encoder: Encoder) -> None:
@@ -91,14 +91,9 @@ def test_a_line_of_ten_megabytes_becomes_passages_that_have_vectors() -> None:
     assert passages[-1].end == length
     good = "The heron circled above the harbour."
     chosen = [one.encoded_text for one in (passages[0], passages[len(passages) // 2], passages[-1])]
-    *vectors, beside = _encode_all(tiny, [*chosen, good])
+    *vectors, beside = encode_all(tiny, [*chosen, good])
     for own in vectors:
         assert own.shape == (3, tiny.checkpoint.dim)
         np.testing.assert_allclose(np.linalg.norm(own, axis=1), 1, atol=1e-6)
         np.testing.assert_allclose(own, vectors[0], atol=1e-5)
-    np.testing.assert_allclose(beside, _encode_all(tiny, [good])[0], atol=1e-5)
-
-
-def _encode_all(encoder: Encoder, texts: list[str]) -> list[NDArray[np.float32]]:
-    found = dict(pair for batch in encoder.encode(texts) for pair in batch)
-    return [found[position] for position in range(len(texts))]
+    np.testing.assert_allclose(beside, encode_all(tiny, [good])[0], atol=1e-5)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.browser import MAY_SKIP, browser
 from tests.prefect_server import PROJECT, PrefectServer, kill_worker, started_by
 from tests.torture.flow_kills import ENCODER
 from tests.torture.flow_processes import RunningFlow, Work
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -104,13 +106,12 @@ def begin(server: PrefectServer, flow: str, **parameters: object) -> str:
 
 def ended(server: PrefectServer, *runs: str) -> list[str]:
     """The states that runs end in."""
-    deadline = time.monotonic() + RUN_SECONDS
-    while time.monotonic() < deadline:
-        states = [ask(server, f"/flow_runs/{run}")["state_type"] for run in runs]
-        if not {"SCHEDULED", "PENDING", "RUNNING"} & set(states):
-            return states
-        time.sleep(0.5)
-    raise AssertionError(f"{states} after {RUN_SECONDS} seconds")
+
+    def states() -> list[str]:
+        found = [ask(server, f"/flow_runs/{run}")["state_type"] for run in runs]
+        return [] if {"SCHEDULED", "PENDING", "RUNNING"} & set(found) else found
+
+    return until(states, "the runs have ended", RUN_SECONDS, every=0.5)
 
 
 def completed(server: PrefectServer, flow: str, **parameters: object) -> None:
@@ -191,17 +192,18 @@ def scheduled_run(server: PrefectServer, flow: str) -> str:
     """The first run that a schedule started; no more come after it."""
     deployment = deployments(server)[flow]
     asked = {"deployments": {"id": {"any_": [deployment["id"]]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 1}
-    deadline = time.monotonic() + RUN_SECONDS
-    while not (runs := ask(server, "/flow_runs/filter", asked)) or runs[0]["state_type"] == "SCHEDULED":
-        assert time.monotonic() < deadline, "the schedule started no run"
-        time.sleep(0.5)
-    assert runs[0]["auto_scheduled"]
+
+    def started() -> list[dict[str, Any]]:
+        return [run for run in ask(server, "/flow_runs/filter", asked) if run["state_type"] != "SCHEDULED"]
+
+    (run,) = until(started, "the schedule started a run", RUN_SECONDS, every=0.5)
+    assert run["auto_scheduled"]
     for one in deployment["schedules"]:
         if not one["slug"]:
             # Gone already is as good: a server that was busy may have done what it could not say.
             answer = say(server, "DELETE", f"/deployments/{deployment['id']}/schedules/{one['id']}")
             assert answer.is_success or answer.status_code == httpx.codes.NOT_FOUND, answer.text
-    return str(runs[0]["id"])
+    return str(run["id"])
 
 
 def test_schedules_are_there_paused_and_the_form_refuses_nonsense(deployed: PrefectServer) -> None:
@@ -249,11 +251,9 @@ def zombie(server: PrefectServer) -> str:
     ask(server, "/automations/", wanted)
     process = subprocess.Popen([sys.executable, "-c", ZOMBIE], env=server.environment)
     try:
-        deadline = time.monotonic() + RUN_SECONDS
         beats = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}, "related": {"labels": of_this_flow}}}
-        while not (found := ask(server, "/events/filter", beats)["events"]):
-            assert time.monotonic() < deadline, "no heartbeat came"
-            time.sleep(0.5)
+        heard = partial(ask, server, "/events/filter", beats)
+        found = until(lambda: heard()["events"], "a heartbeat came", RUN_SECONDS, every=0.5)
     finally:
         process.kill()
         process.wait(30)
@@ -292,9 +292,10 @@ def test_shards_are_encoded_by_workers_elsewhere_and_a_killed_one_costs_its_shar
 def first_receipt(server: PrefectServer, index: Path) -> tuple[str, int]:
     """Wait until the first shard is finished. Returns a flow run that encodes, and its process."""
     asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}, "flows": {"name": {"any_": ["encode-shards"]}}}
-    deadline, running = time.monotonic() + RUN_SECONDS, []
-    while not list((index / "receipts").glob("*.json")):
-        assert time.monotonic() < deadline, "no shard was finished"
-        running = [run for run in ask(server, "/flow_runs/filter", asked) if run["infrastructure_pid"]] or running
-        time.sleep(0.02)
-    return str(running[0]["id"]), int(running[0]["infrastructure_pid"].rpartition(":")[2])
+
+    def running() -> list[dict[str, Any]]:
+        return [run for run in ask(server, "/flow_runs/filter", asked) if run["infrastructure_pid"]]
+
+    run = until(running, "a run encodes", RUN_SECONDS)[0]
+    until(lambda: list((index / "receipts").glob("*.json")), "a shard is finished", RUN_SECONDS)
+    return str(run["id"]), int(run["infrastructure_pid"].rpartition(":")[2])

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
@@ -39,6 +38,7 @@ from tests.prefect_server import PROJECT, PrefectServer, kill_worker, started_by
 from tests.strategies import make_recipe
 from tests.torture.flow_kills import ENCODER
 from tests.torture.flow_processes import RunningFlow, Work
+from tests.waiting import until
 
 QUIET_RAY = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 WHAT_RAY_GIVES = """
@@ -164,9 +164,9 @@ def test_a_run_that_waits_for_a_worker_is_told_of_and_one_that_is_stuck_is_given
             target=copy_context().run, args=(spread._wait, index, recipe, [spread._Run(begun, shards, 0.0)])
         )
         waiting.start()
-        until(lambda: "1 of the runs that encode wait for a worker" in caplog.text)
+        until(lambda: "1 of the runs that encode wait for a worker" in caplog.text, "a run is said to wait")
         index.store.create(keys.receipt(recipe.work_key(shards[1])), b"{}")
-        until(lambda: 11 in told)
+        until(lambda: 11 in told, "the finished shard is told of")
         assert waiting.is_alive()
         for state_type in (StateType.RUNNING, StateType.CANCELLING):
             client.set_flow_run_state(begun.id, State(type=state_type), force=True)
@@ -189,13 +189,6 @@ def a_recipe(index: Index) -> Recipe:
     )
 
 
-def until(seen: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not seen():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_processes_encode_and_one_that_is_killed_costs_its_shard(server: PrefectServer, tmp_path: Path) -> None:
@@ -207,10 +200,7 @@ def test_processes_encode_and_one_that_is_killed_costs_its_shard(server: Prefect
     log = tmp_path / "log"
     flow = RunningFlow(server, Work("build", parameters, {}), log, encode_on="processes:2")
     try:
-        deadline = time.monotonic() + 250
-        while not list((index / "receipts").glob("*.json")):
-            assert time.monotonic() < deadline, "no shard was finished"
-            time.sleep(0.01)
+        until(lambda: list((index / "receipts").glob("*.json")), "a shard is finished", 250)
         os.kill(flow.children[0], signal.SIGKILL)  # the pool is there until the last shard is finished
         code, _ = flow.ended(300)
     finally:
@@ -237,7 +227,8 @@ def test_a_ray_cluster_encodes_and_a_worker_that_is_killed_costs_its_shard(
     environment = {**server.environment, SETTING: "ray", "PYTHONPATH": str(PROJECT), **QUIET_RAY}
     build = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        until(lambda: bool(list((index / "receipts").glob("*.json")) and ray_workers(build.pid)), 480)
+        receipts = index / "receipts"
+        until(lambda: list(receipts.glob("*.json")) and ray_workers(build.pid), "a shard is finished, on a worker", 480)
         os.kill(ray_workers(build.pid)[0], signal.SIGKILL)
         _, told = build.communicate(timeout=360)
     finally:

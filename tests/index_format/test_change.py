@@ -54,16 +54,6 @@ from tests.torture.operations import ALL_SMALL, another_codebook
 FIRST = {"a": "harbour lantern", "b": "copper meadow violin ember glacier", "c": "saffron"}
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Index:
-    return Index(MemoryStore(), tmp_path)
-
-
-@pytest.fixture
-def recipe(index: Index) -> Recipe:
-    return make_recipe(index)
-
-
 def test_added_documents_are_live(index: Index, recipe: Recipe) -> None:
     """The first batch makes version 1, and its commit says how many came."""
     published = add(index, recipe, FIRST)

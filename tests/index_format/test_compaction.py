@@ -52,16 +52,6 @@ ALL_SMALL = CompactionPolicy(alike=2, deleted_share=0.01)
 FIRST = {"a": "harbour lantern", "b": "copper meadow violin ember glacier", "c": "saffron"}
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Index:
-    return Index(MemoryStore(), tmp_path)
-
-
-@pytest.fixture
-def recipe(index: Index) -> Recipe:
-    return make_recipe(index)
-
-
 def segment(name: str, tokens: int, deleted: float = 0.0) -> SegmentRecord:
     """A record of the given size, ten tokens a passage."""
     file = FileRef(key=name, size=1, sha256="")

@@ -39,16 +39,6 @@ NOTHING_BUT_THE_LAST = Retention(versions=1, days=0)
 ALL_SMALL = CompactionPolicy(alike=2, deleted_share=0.01)
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Index:
-    return Index(MemoryStore(), tmp_path)
-
-
-@pytest.fixture
-def recipe(index: Index) -> Recipe:
-    return make_recipe(index)
-
-
 def now() -> int:
     """Just past every name that was drawn so far."""
     time.sleep(0.002)

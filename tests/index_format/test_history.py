@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -13,7 +11,6 @@ from index_format.errors import CodebookChanged, IndexNotFound, InputError
 from index_format.history import Retention, find_version, rollback, tag, untag, versions_to_keep
 from index_format.index import Index
 from index_format.manifest import Manifest
-from index_format.store import MemoryStore
 from serving.search import search
 from serving.snapshot import open_snapshot
 from tests.index_format.test_manifest import make_manifest
@@ -22,16 +19,6 @@ from tests.strategies import Recipe, add, delete, live_texts, make_recipe, token
 DAY = 86_400_000
 FIRST = {"a": "harbour lantern", "b": "copper meadow violin ember glacier"}
 BACK = Origin("rollback")
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Index:
-    return Index(MemoryStore(), tmp_path)
-
-
-@pytest.fixture
-def recipe(index: Index) -> Recipe:
-    return make_recipe(index)
 
 
 def test_a_rollback_is_a_new_version_with_the_documents_of_an_old_one(index: Index, recipe: Recipe) -> None:

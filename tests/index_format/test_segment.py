@@ -55,16 +55,6 @@ def test_each_passage_keeps_its_distinct_centroids_in_order(passages: list[list[
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Index:
-    return Index(MemoryStore(), tmp_path)
-
-
-@pytest.fixture
-def recipe(index: Index) -> Recipe:
-    return make_recipe(index)
-
-
-@pytest.fixture
 def record(index: Index, recipe: Recipe) -> SegmentRecord:
     return write_documents(index, recipe, DOCUMENTS)
 

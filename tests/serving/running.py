@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
 
-from colonnade.server import Place, configuration
+from colonnade.server import DRAIN_SECONDS, Place, configuration
 
 
 @contextmanager
@@ -25,4 +27,10 @@ def running(app: FastAPI) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(DRAIN_SECONDS + 30)
+        assert not thread.is_alive(), "the server did not end"
+
+
+def connect(address: str) -> socket.socket:
+    """A connection to a server, for what an HTTP client does not send."""
+    return socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=60)

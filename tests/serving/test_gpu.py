@@ -7,7 +7,6 @@ keeps it so: for the latter see test_gpu_compiled.py, and on a machine with a GP
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from index_format.codec import unpack
 from index_format.errors import InputError
 from index_format.rotation import Rotation
 from serving.device import choose_device
-from serving.oracle import coded_maxsim
 from serving.passes import Wanted, passes, rank_together
 from serving.search import rank, search
 from serving.snapshot import Snapshot, open_snapshot
@@ -30,8 +28,10 @@ from tests.serving.vectors import (
     Document,
     Vectors,
     all_vectors,
+    by_definition,
     random_documents,
     random_index,
+    random_query,
     random_snapshot,
     random_vectors,
     write_documents,
@@ -64,23 +64,6 @@ def _on_gpu(snapshot: Snapshot) -> Snapshot:
     return other
 
 
-def _query(dim: int, count: int = 5) -> Vectors:
-    """Random query vectors, one of them of zeros."""
-    query = random_vectors(np.random.default_rng(dim), count, dim)
-    query[1:2] = 0
-    return query
-
-
-def _by_definition(query: Vectors, snapshot: Snapshot) -> Vectors:
-    """The oracle's score of every passage."""
-    scores = []
-    for segment in snapshot.segments:
-        ends, codes, scales = segment.codes.offsets, segment.codes.codes, segment.codes.scales
-        for start, end in itertools.pairwise(ends):
-            scores.append(coded_maxsim(query, snapshot.codec, codes[start:end], scales[start:end]))
-    return np.array(scores)
-
-
 def _maxsim(snapshot: Snapshot, query: Vectors, **how: Any) -> Vectors:
     """The GPU's score of every passage, as those of a list."""
     scorer = _scorer(snapshot, **how).prepare(query, snapshot.live)
@@ -96,9 +79,9 @@ def _maxsim(snapshot: Snapshot, query: Vectors, **how: Any) -> Vectors:
 def test_maxsim_equals_its_definition_bit_for_bit(bits: int, dim: int, lengths: list[int], tmp_path: Path) -> None:
     """Passages around the size of a tile, and a very long one; rows that fill a step of a product, and that do not."""
     snapshot = random_snapshot(tmp_path, random_documents(1, [lengths], dim), bits=bits)
-    expected = _by_definition(_query(dim), snapshot)
-    np.testing.assert_array_equal(_maxsim(snapshot, _query(dim)), expected)
-    every = _scorer(snapshot).prepare(_query(dim), snapshot.live).best(len(lengths))
+    expected = by_definition(random_query(dim), snapshot)
+    np.testing.assert_array_equal(_maxsim(snapshot, random_query(dim)), expected)
+    every = _scorer(snapshot).prepare(random_query(dim), snapshot.live).best(len(lengths))
     np.testing.assert_array_equal(every.scores, expected)
 
 
@@ -106,7 +89,8 @@ def test_maxsim_equals_its_definition_bit_for_bit(bits: int, dim: int, lengths: 
 def test_any_number_of_query_vectors_is_scored_in_their_order(count: int, tmp_path: Path) -> None:
     """As many as one launch takes, one less, one more, and more than one launch takes."""
     snapshot = random_snapshot(tmp_path, random_documents(2, [[7, 1, 30]], 16))
-    np.testing.assert_array_equal(_maxsim(snapshot, _query(16, count)), _by_definition(_query(16, count), snapshot))
+    query = random_query(16, count)
+    np.testing.assert_array_equal(_maxsim(snapshot, query), by_definition(query, snapshot))
 
 
 @pytest.mark.parametrize(("bits", "dim"), [(1, 1024), (8, 1024), (8, 8)])
@@ -119,7 +103,7 @@ def test_codes_and_queries_at_their_extremes_are_still_exact(bits: int, dim: int
     documents = [Document(f"d{n}", [signs[n : n + 1] / np.float32(dim**0.5)]) for n in range(12)]
     snapshot = random_snapshot(tmp_path, documents, bits=bits, sample=sample)
     assert set(np.unique(unpack(snapshot.segments[0].codes.codes, bits))) == {0, 2**bits - 1}
-    np.testing.assert_array_equal(_maxsim(snapshot, signs[:6]), _by_definition(signs[:6], snapshot))
+    np.testing.assert_array_equal(_maxsim(snapshot, signs[:6]), by_definition(signs[:6], snapshot))
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +123,8 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 def test_approximate_scores_are_those_of_the_processor(snapshot: Snapshot, count: int) -> None:
     """For every passage that may be found, and in their histogram; the others are not among them."""
     found = snapshot.live & (np.arange(30) % 4 != 1)
-    ours = _scorer(snapshot).prepare(_query(16, count), found).approximate()
-    theirs = snapshot.scorer.prepare(_query(16, count), found).approximate()
+    ours = _scorer(snapshot).prepare(random_query(16, count), found).approximate()
+    theirs = snapshot.scorer.prepare(random_query(16, count), found).approximate()
     np.testing.assert_array_equal(np.trim_zeros(ours.histogram, "b"), theirs.histogram)
     middle = int(np.median(np.flatnonzero(theirs.histogram)))
     for span in ((0, len(ours.histogram)), (middle, middle + 1), (0, middle)):
@@ -154,8 +138,8 @@ def test_wide_centroid_ids_are_read_as_narrow_ones(snapshot: Snapshot) -> None:
     for segment in wide.segments:
         held = segment.centroids
         segment.__dict__["centroids"] = dataclasses.replace(held, ids=held.ids.astype(np.uint32))
-    narrow = snapshot.scorer.prepare(_query(16), snapshot.live).approximate()
-    ours = _scorer(wide).prepare(_query(16), snapshot.live).approximate()
+    narrow = snapshot.scorer.prepare(random_query(16), snapshot.live).approximate()
+    ours = _scorer(wide).prepare(random_query(16), snapshot.live).approximate()
     np.testing.assert_array_equal(ours.score_between(0, 10**6)[1], narrow.score_between(0, 10**6)[1])
 
 
@@ -163,7 +147,7 @@ def test_wide_centroid_ids_are_read_as_narrow_ones(snapshot: Snapshot) -> None:
 @pytest.mark.parametrize("k", [1, 7, 1000])
 def test_hits_are_those_of_the_processor(snapshot: Snapshot, k: int, how: dict[str, Any]) -> None:
     """The same passages, scores and order, ties by document id, over many segments and with deletions."""
-    query = _query(16, 6)
+    query = random_query(16, 6)
     ours, theirs = rank(_on_gpu(snapshot), query, k, **how), rank(snapshot, query, k, **how)
     assert (ours.passages, ours.scores) == (theirs.passages, theirs.scores)
     assert ours.scored == theirs.scored
@@ -174,8 +158,8 @@ def test_one_scorer_answers_different_queries_and_choices_in_turn(snapshot: Snap
     scorer = _scorer(snapshot)
     everything, some = snapshot.live, snapshot.live & (np.arange(30) < 9)
     for count, found in ((6, everything), (3, some), (40, everything), (6, some), (6, everything)):
-        ours = scorer.prepare(_query(16, count), found).best(3)
-        scores = np.where(found, _by_definition(_query(16, count), snapshot), -np.inf)
+        ours = scorer.prepare(random_query(16, count), found).best(3)
+        scores = np.where(found, by_definition(random_query(16, count), snapshot), -np.inf)
         expected = np.flatnonzero(scores >= np.sort(scores)[-3])
         np.testing.assert_array_equal(ours.passages, expected)
         np.testing.assert_array_equal(ours.scores, scores[expected])
@@ -197,14 +181,15 @@ def test_a_new_version_uploads_only_what_is_new(tmp_path: Path) -> None:
     shared = [key for key, held in scorer.resident.uploads.items() if held is first.resident.uploads.get(key)]
     assert sorted(shared) == sorted(f"segments/{newest.segments[0].record.id}/" + key.split("/")[2] for key in shared)
     assert (len(shared), len(scorer.resident.uploads)) == (2, 4)
-    scores = scorer.prepare(_query(16), newest.live).maxsim(np.arange(2))
-    np.testing.assert_array_equal(scores, _by_definition(_query(16), newest))
+    scores = scorer.prepare(random_query(16), newest.live).maxsim(np.arange(2))
+    np.testing.assert_array_equal(scores, by_definition(random_query(16), newest))
 
 
 @pytest.mark.parametrize("room", [0, 400])
 def test_codes_that_do_not_fit_stay_in_host_memory_and_score_the_same(snapshot: Snapshot, room: int) -> None:
     """None of them on the device, or some; then only 'exact' reads all of them."""
-    np.testing.assert_array_equal(_maxsim(snapshot, _query(16), room=room), _by_definition(_query(16), snapshot))
+    query = random_query(16)
+    np.testing.assert_array_equal(_maxsim(snapshot, query, room=room), by_definition(query, snapshot))
     scorer = _scorer(snapshot, room=room)
     assert any(held.on_device for held in scorer.resident.uploads.values())
     assert [scorer.exhaustive_bytes[recall] for recall in ("fast", "balanced", "exact")] == [0, 0, np.inf]
@@ -216,13 +201,13 @@ def test_scores_do_not_depend_on_how_many_passages_a_program_takes(
 ) -> None:
     """One after the other or all at once, by few programs or many; more query vectors than one launch takes, too."""
     monkeypatch.setattr("serving.gpu.launches._RUN", run)
-    query, found = _query(16, 70), snapshot.live & (np.arange(30) % 6 != 2)
-    expected = _by_definition(query, snapshot)
+    query, found = random_query(16, 70), snapshot.live & (np.arange(30) % 6 != 2)
+    expected = by_definition(query, snapshot)
     scorer = _scorer(snapshot)
     best = scorer.prepare(query, found).best(30)
     parts = query[:9], query[9:30]
     for part, ours in zip(parts, scorer.best_of_several(parts, found, 30), strict=True):
-        np.testing.assert_array_equal(ours.scores, _by_definition(part, snapshot)[found])
+        np.testing.assert_array_equal(ours.scores, by_definition(part, snapshot)[found])
     np.testing.assert_array_equal(best.passages, np.flatnonzero(found))
     np.testing.assert_array_equal(best.scores, expected[found])
     np.testing.assert_array_equal(_maxsim(snapshot, query), expected)
@@ -237,7 +222,7 @@ def test_all_that_tie_with_the_last_hit_are_found(monkeypatch: pytest.MonkeyPatc
         *_scorer(snapshot).best_of_several([query], found, 2),
     ):
         np.testing.assert_array_equal(hits.passages, np.flatnonzero(found))
-        np.testing.assert_array_equal(hits.scores, _by_definition(query, snapshot)[found])
+        np.testing.assert_array_equal(hits.scores, by_definition(query, snapshot)[found])
 
 
 def test_more_hits_than_leave_the_device_in_order_are_found(
@@ -248,7 +233,7 @@ def test_more_hits_than_leave_the_device_in_order_are_found(
     query, found = random_vectors(np.random.default_rng(3), 4, 16), snapshot.live
     for k in (3, 10**6):
         best = _scorer(snapshot).prepare(query, found).best(k)
-        highest = np.sort(_by_definition(query, snapshot)[found])[::-1][:k]
+        highest = np.sort(by_definition(query, snapshot)[found])[::-1][:k]
         np.testing.assert_array_equal(np.sort(best.scores)[::-1][:k], highest)
 
 
@@ -256,10 +241,10 @@ def test_more_hits_than_leave_the_device_in_order_are_found(
 def test_queries_that_share_a_launch_have_what_each_has_alone(snapshot: Snapshot, counts: list[int]) -> None:
     """The best k of each with its ties, over segments and deletions; and the same buffers serve the next ones."""
     scorer, some = _scorer(snapshot), snapshot.live & (np.arange(30) % 6 != 2)
-    queries = [_query(16, count) * np.float32(1 + number) for number, count in enumerate(counts)]
+    queries = [random_query(16, count) * np.float32(1 + number) for number, count in enumerate(counts)]
     for found in (snapshot.live, some):
         for query, ours in zip(queries, scorer.best_of_several(queries, found, 3), strict=True):
-            scores = np.where(found, _by_definition(query, snapshot), -np.inf)
+            scores = np.where(found, by_definition(query, snapshot), -np.inf)
             expected = np.flatnonzero(scores >= np.sort(scores)[-3])
             np.testing.assert_array_equal(ours.passages, expected)
             np.testing.assert_array_equal(ours.scores, scores[expected])
@@ -268,7 +253,7 @@ def test_queries_that_share_a_launch_have_what_each_has_alone(snapshot: Snapshot
 
 def test_hits_of_queries_that_share_a_launch_are_those_of_the_processor(snapshot: Snapshot) -> None:
     """Whatever number of them each asks for."""
-    wanted = [Wanted(_query(16, k), k, "exact", snapshot.everything) for k in (1, 7, 3)]
+    wanted = [Wanted(random_query(16, k), k, "exact", snapshot.everything) for k in (1, 7, 3)]
     ours = _on_gpu(snapshot)
     assert passes(ours, dict(enumerate(wanted))) == [[0, 1, 2]]
     for one, ranking in zip(wanted, rank_together(ours, wanted), strict=True):
@@ -285,7 +270,7 @@ def test_launches_are_shared_up_to_their_lanes_and_by_eight_queries(snapshot: Sn
 
 def test_where_nothing_may_be_found_nothing_is(snapshot: Snapshot) -> None:
     """By neither stage."""
-    scorer = _scorer(snapshot).prepare(_query(16), np.zeros(30, bool))
+    scorer = _scorer(snapshot).prepare(random_query(16), np.zeros(30, bool))
     assert (scorer.best(3).passages.tolist(), scorer.approximate().histogram.tolist()) == ([], [])
 
 
@@ -294,8 +279,8 @@ def test_an_index_without_documents_has_no_hits(tmp_path: Path) -> None:
     index, _ = random_index(tmp_path, random_documents(1, [[3]], 16))
     delete(index, "doc-000")
     empty = _on_gpu(open_snapshot(index))
-    assert search(empty, _query(16), 3, recall="exact") == []
-    assert search(empty, _query(16), 3, candidates=4) == []
+    assert search(empty, random_query(16), 3, recall="exact") == []
+    assert search(empty, random_query(16), 3, candidates=4) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

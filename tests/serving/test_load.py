@@ -7,9 +7,10 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,8 +26,9 @@ from serving.http.app import make_app
 from serving.http.connections import PromptProtocol
 from serving.http.parts import Settings
 from serving.searcher import Searcher
-from tests.serving.running import running
+from tests.serving.running import connect, running
 from tests.serving.vectors import add_texts
+from tests.waiting import until
 
 TEXTS = {"bees": "Bees make honey.", "lava": "Lava flows from the volcano."}
 
@@ -90,20 +92,19 @@ def ask(address: str, query: str, **more: object) -> httpx.Response:
     return httpx.post(f"{address}/v1/search", json={"query": query, **more}, timeout=60)
 
 
-def until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
+def metric(address: str, name: str) -> float:
+    """The value of a series, 0 where it has none yet."""
+    lines = httpx.get(f"{address}/metrics", timeout=30).text.splitlines()
+    return float(next((line for line in lines if line.startswith(f"{name} ")), "0").rpartition(" ")[2])
 
 
-def waiting(address: str) -> float:
+def queued(address: str) -> float:
     return metric(address, "colonnade_queue_length")
 
 
-def metric(address: str, name: str) -> float:
-    lines = httpx.get(f"{address}/metrics", timeout=30).text.splitlines()
-    return float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2])
+def until_queued(address: str, count: int) -> None:
+    """Until so many queries wait behind the one that is held."""
+    until(lambda: queued(address) == count, f"{count} queries wait")
 
 
 def test_queries_that_wait_together_are_encoded_together(searcher: HeldSearcher, address: str) -> None:
@@ -111,7 +112,7 @@ def test_queries_that_wait_together_are_encoded_together(searcher: HeldSearcher,
     with ThreadPoolExecutor(8) as pool:
         with held(searcher, address, pool) as first:
             rest = [pool.submit(ask, address, text) for text in ("bees", "honey", "lava", "volcano")]
-            until(lambda: waiting(address) == 4)
+            until_queued(address, 4)
         answers = [one.result().json()["hits"][0]["document_id"] for one in rest]
     assert first.result().status_code == 200
     assert answers == ["bees", "bees", "lava", "lava"]
@@ -124,12 +125,12 @@ def test_who_comes_when_the_queue_is_full_is_told_when_to_come_back(searcher: He
     with ThreadPoolExecutor(8) as pool:
         with held(searcher, address, pool) as first:
             accepted = [first, *(pool.submit(ask, address, f"number {number}") for number in range(3))]
-            until(lambda: waiting(address) == 3)
+            until_queued(address, 3)
             batch = {"queries": [{"query": "a"}, {"query": "b"}]}
             refused = httpx.post(f"{address}/v1/batch-search", json=batch, timeout=30)
-            assert waiting(address) == 3
+            assert queued(address) == 3
             accepted.append(pool.submit(ask, address, "the last"))
-            until(lambda: waiting(address) == 4)
+            until_queued(address, 4)
             refused_too = ask(address, "one too many")
         assert [one.result().status_code for one in accepted] == [200] * 5
     for response in (refused, refused_too):
@@ -151,11 +152,14 @@ def test_what_expired_or_was_abandoned_is_never_encoded(searcher: HeldSearcher, 
     with ThreadPoolExecutor(8) as pool:
         with held(searcher, address, pool) as first:
             late = ask(address, "late", timeout_ms=100)
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{address}/v1/search", json={"query": "impatient"}, timeout=0.3)
+            impatient = HTTPConnection(urlsplit(address).netloc, timeout=60)
+            impatient.request("POST", "/v1/search", b'{"query": "impatient"}', {"Content-Type": "application/json"})
+            until_queued(address, 2)
+            impatient.close()
             patient = pool.submit(ask, address, "patient")
-            until(lambda: waiting(address) == 3)
-            time.sleep(0.1)  # the server hears of the hung up connection
+            until_queued(address, 3)
+            gone = 'colonnade_http_responses_total{route="/v1/search",status="499"}'
+            until(lambda: metric(address, gone) == 1, "the server has heard that a client hung up")
         assert (first.result().status_code, patient.result().status_code) == (200, 200)
     assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
     assert searcher.batches == [["first"], ["patient"]]
@@ -164,15 +168,11 @@ def test_what_expired_or_was_abandoned_is_never_encoded(searcher: HeldSearcher, 
 
 def test_a_body_that_does_not_come_holds_nothing_up(address: str) -> None:
     """408 for whoever trickles it, while others are answered."""
-    with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=30) as slow:
+    with connect(address) as slow:
         head = "POST /v1/search HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
         slow.sendall(head.encode() + b'{"query": "')
         assert ask(address, "honey").status_code == 200
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
-
-
-def connect(address: str) -> socket.socket:
-    return socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=30)
 
 
 def hung_up(connection: socket.socket, more: bytes) -> bool:
@@ -192,7 +192,7 @@ def test_who_brings_no_request_is_hung_up_on(address: str, trickle: bytes, monke
     """Neither silence nor a head or empty lines that never end hold a connection."""
     monkeypatch.setattr(PromptProtocol, "head_seconds", 0.3)
     with connect(address) as slow:
-        until(lambda: hung_up(slow, trickle))
+        until(lambda: hung_up(slow, trickle), "the server hangs up")
 
 
 def test_who_goes_on_after_a_refusal_is_hung_up_on(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_who_goes_on_after_a_refusal_is_hung_up_on(address: str, monkeypatch: py
         slow.sendall(b"POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
         assert slow.recv(1000).startswith(b"HTTP/1.1 404 ")
         monkeypatch.setattr(PromptProtocol, "head_seconds", 0.3)
-        until(lambda: hung_up(slow, b"a"))
+        until(lambda: hung_up(slow, b"a"), "the server hangs up")
 
 
 def test_a_slow_answer_is_waited_for(searcher: HeldSearcher, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,8 @@ def test_swaps_under_load_fail_no_query(tmp_path: Path, encoder: Encoder) -> Non
             try:
                 for one in publish[1:]:
                     one()
-                until(lambda: httpx.get(f"{address}/v1/index", timeout=30).json()["version"] == len(publish))
+                last = len(publish)
+                until(lambda: metric(address, "colonnade_version") == last, "the last version is served")
             finally:
                 done.set()
             seen = set().union(*(one.result() for one in loads))
@@ -296,9 +297,9 @@ def test_a_server_that_is_stopped_answers_what_it_accepted(index: Index, encoder
         with running(make_app(searcher, "the/index")) as address:
             searcher.hold()
             asked = [pool.submit(ask, address, "first")]
-            until(searcher.begun.is_set)  # or the first batch would have more than the first query
+            assert searcher.begun.wait(30)  # or the first batch would have more than the first query
             asked += [pool.submit(ask, address, f"number {number}") for number in range(3)]
-            until(lambda: waiting(address) == 3)
+            until_queued(address, 3)
             threading.Timer(0.5, searcher.may_go.set).start()
         wait(asked)
     assert [one.result().status_code for one in asked] == [200] * 4
@@ -309,10 +310,10 @@ def test_the_client_comes_back_when_it_may(searcher: HeldSearcher, address: str)
     with ThreadPoolExecutor(8) as pool:
         with held(searcher, address, pool):
             others = [pool.submit(ask, address, f"number {number}") for number in range(4)]
-            until(lambda: waiting(address) == 4)
+            until_queued(address, 4)
             with Client(address) as client:
                 again = pool.submit(client.search, "honey", k=1)
-                until(lambda: metric(address, "colonnade_rejected_queries_total") >= 1)
+                until(lambda: metric(address, "colonnade_rejected_queries_total") >= 1, "the query is refused")
                 searcher.may_go.set()
                 assert again.result().hits[0].document_id == "bees"
         wait(others)
@@ -371,5 +372,5 @@ def test_sampled_answers_are_checked_against_the_exact_ones(index: Index, encode
     """After they left; on an index this small none misses anything."""
     with running(make_app(Searcher(index, encoder), "i", Settings(shadow_share=1.0))) as address:
         assert ask(address, "honey").status_code == 200
-        until(lambda: metric(address, "colonnade_shadow_recall_count") == 1)
+        until(lambda: metric(address, "colonnade_shadow_recall_count") == 1, "the answer is checked")
         assert metric(address, "colonnade_shadow_recall_sum") == 1

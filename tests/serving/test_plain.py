@@ -7,7 +7,6 @@ import random
 import socket
 from collections.abc import Iterator
 from http.client import HTTPResponse
-from urllib.parse import urlsplit
 
 import h11
 import pytest
@@ -18,7 +17,7 @@ from serving.http.app import make_app
 from serving.http.parts import Settings
 from serving.http.plain import MOST_HEAD, read_head
 from serving.searcher import Searcher
-from tests.serving.running import running
+from tests.serving.running import connect, running
 from tests.serving.vectors import add_texts
 
 BODY = b'{"query": "honey", "k": 1}'
@@ -181,10 +180,6 @@ def address(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Itera
     settings = Settings(body_bytes=1000, body_seconds=5)
     with running(make_app(Searcher(index, encoder), "i", settings)) as at:
         yield at
-
-
-def connect(address: str) -> socket.socket:
-    return socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=60)
 
 
 def answer(connection: socket.socket) -> tuple[int, bytes]:

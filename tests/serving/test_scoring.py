@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from index_format.codec import MAX_DIM, Codec, unpack
 from index_format.rotation import Rotation
 from serving.kernels.levels import LEVELS, Level, levels_here
-from serving.oracle import coded_maxsim, exact_maxsim
+from serving.oracle import exact_maxsim
 from serving.scoring import (
     MOST_BLOCKS,
     Query,
@@ -27,16 +26,17 @@ from serving.scoring import (
     sharing,
 )
 from serving.snapshot import Snapshot
-from tests.serving.vectors import Document, Vectors, random_documents, random_snapshot, random_vectors
+from tests.serving.vectors import (
+    Document,
+    Vectors,
+    by_definition,
+    random_documents,
+    random_query,
+    random_snapshot,
+    random_vectors,
+)
 
 ODD_LENGTHS = [1, 2, 3, 4, 5, 6, 7, 1, 11, 12, 13, 23, 24, 25, 1, 4000, 2, 63, 64, 65]
-
-
-def _query(dim: int, count: int = 5) -> Vectors:
-    """Random query vectors, one of them of zeros."""
-    query = random_vectors(np.random.default_rng(dim), count, dim)
-    query[1:2] = 0
-    return query
 
 
 def _maxsim(snapshot: Snapshot, query: Vectors, passages: list[int] | None = None, **how: Any) -> Vectors:
@@ -53,16 +53,6 @@ def _approximate(snapshot: Snapshot, query: Vectors, **how: Any) -> NDArray[np.i
     return approximate_scores(prepared, snapshot.table, snapshot.centroids, allowed, **how)
 
 
-def _by_definition(query: Vectors, snapshot: Snapshot) -> Vectors:
-    """The oracle's score of every passage."""
-    scores = []
-    for segment in snapshot.segments:
-        starts, codes, scales = segment.codes.offsets, segment.codes.codes, segment.codes.scales
-        spans = [slice(int(start), int(end)) for start, end in itertools.pairwise(starts)]
-        scores += [coded_maxsim(query, snapshot.codec, codes[span], scales[span]) for span in spans]
-    return np.array(scores)
-
-
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """Eighty passages of up to 300 tokens in one segment."""
@@ -76,9 +66,9 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 def test_maxsim_equals_its_definition_bit_for_bit(bits: int, dim: int, level: Level, tmp_path: Path) -> None:
     """Passages of one token, around the size of a tile, and very long; on every instruction level here."""
     opened = random_snapshot(tmp_path, random_documents(1, [ODD_LENGTHS], dim), bits=bits)
-    scores = _maxsim(opened, _query(dim), level=level)
+    scores = _maxsim(opened, random_query(dim), level=level)
     assert scores.dtype == np.float32
-    np.testing.assert_array_equal(scores, _by_definition(_query(dim), opened))
+    np.testing.assert_array_equal(scores, by_definition(random_query(dim), opened))
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
@@ -88,9 +78,9 @@ def test_the_greatest_products_there_are_do_not_overflow(bits: int, level: Level
     ends = np.ones((2, MAX_DIM), np.float32)
     ends[1] = -1
     opened = random_snapshot(tmp_path, [Document("ends", [ends])], bits=bits)
-    np.testing.assert_array_equal(_maxsim(opened, ends, level=level), _by_definition(ends, opened))
+    np.testing.assert_array_equal(_maxsim(opened, ends, level=level), by_definition(ends, opened))
     for one in ends:
-        np.testing.assert_array_equal(_maxsim(opened, one[None], level=level), _by_definition(one[None], opened))
+        np.testing.assert_array_equal(_maxsim(opened, one[None], level=level), by_definition(one[None], opened))
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
@@ -103,7 +93,7 @@ def test_a_query_whose_levels_add_up_beyond_what_a_float_holds_is_still_exact(le
     levels = prepare_query(query, opened.codec).levels.sum(axis=1)
     assert (levels > 2**24 / 255).all()
     assert (levels % 2 == 1).any()
-    np.testing.assert_array_equal(_maxsim(opened, query, level=level), _by_definition(query, opened))
+    np.testing.assert_array_equal(_maxsim(opened, query, level=level), by_definition(query, opened))
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
@@ -111,8 +101,8 @@ def test_a_query_whose_levels_add_up_beyond_what_a_float_holds_is_still_exact(le
 def test_any_number_of_query_vectors_is_scored_in_their_order(count: int, level: Level, tmp_path: Path) -> None:
     """As many as fill registers, one less, one more, and more than one call takes."""
     opened = random_snapshot(tmp_path, random_documents(2, [[7, 1, 30]], 16))
-    scores = _maxsim(opened, _query(16, count), level=level)
-    np.testing.assert_array_equal(scores, _by_definition(_query(16, count), opened))
+    scores = _maxsim(opened, random_query(16, count), level=level)
+    np.testing.assert_array_equal(scores, by_definition(random_query(16, count), opened))
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
@@ -127,7 +117,7 @@ def test_codes_and_queries_at_their_extremes_are_still_exact(bits: int, dim: int
     documents = [Document(f"d{n}", [signs[n : n + 1] / np.float32(dim**0.5)]) for n in range(40)]
     opened = random_snapshot(tmp_path, documents, bits=bits, sample=sample)
     assert set(np.unique(unpack(opened.segments[0].codes.codes, bits))) == {0, 2**bits - 1}
-    np.testing.assert_array_equal(_maxsim(opened, signs[:6], level=level), _by_definition(signs[:6], opened))
+    np.testing.assert_array_equal(_maxsim(opened, signs[:6], level=level), by_definition(signs[:6], opened))
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
@@ -144,7 +134,7 @@ def test_queries_scored_in_one_pass_have_the_scores_that_each_has_alone(
         scores = maxsim_of_several(prepared, opened.table, opened.codec.row_bytes, passages, threads=2)
         assert (scores.dtype, scores.shape) == (np.float32, (len(counts), len(passages)))
         for query, own in zip(queries, scores, strict=True):
-            np.testing.assert_array_equal(own, _by_definition(query, opened)[passages])
+            np.testing.assert_array_equal(own, by_definition(query, opened)[passages])
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
@@ -185,8 +175,8 @@ def test_maxsim_on_codes_is_close_to_maxsim_of_the_vectors(bits: int, error: flo
     """The error for each query vector shrinks with the bits."""
     documents = random_documents(3, [[9, 30], [1], [200]], 128)
     opened = random_snapshot(tmp_path, documents, bits=bits)
-    exact = [exact_maxsim(_query(128), passage) for document in documents for passage in document.passages]
-    np.testing.assert_allclose(_maxsim(opened, _query(128)), exact, atol=error * len(_query(128)))
+    exact = [exact_maxsim(random_query(128), passage) for document in documents for passage in document.passages]
+    np.testing.assert_allclose(_maxsim(opened, random_query(128)), exact, atol=error * len(random_query(128)))
 
 
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 80), threads=st.integers(1, 4))
@@ -195,9 +185,9 @@ def test_a_score_does_not_depend_on_the_passages_around_it(
     snapshot: Snapshot, seed: int, count: int, threads: int
 ) -> None:
     """Any passages, on any number of threads, have the scores that they have together."""
-    together = _maxsim(snapshot, _query(16))
+    together = _maxsim(snapshot, random_query(16))
     chosen = np.sort(np.random.default_rng(seed).choice(80, size=count, replace=False)).tolist()
-    np.testing.assert_array_equal(_maxsim(snapshot, _query(16), chosen, threads=threads), together[chosen])
+    np.testing.assert_array_equal(_maxsim(snapshot, random_query(16), chosen, threads=threads), together[chosen])
 
 
 @pytest.mark.parametrize("segments", [2, 7, 80])
@@ -209,13 +199,13 @@ def test_a_score_does_not_depend_on_the_segment(snapshot: Snapshot, segments: in
     parts = [documents[part[0] : part[-1] + 1] for part in np.array_split(np.arange(80), segments)]
     divided = random_snapshot(tmp_path, *parts, sample=sample)
     for score in (_maxsim, _approximate):
-        np.testing.assert_array_equal(score(divided, _query(16)), score(snapshot, _query(16)))
-        np.testing.assert_array_equal(score(divided, _query(16), threads=3), score(snapshot, _query(16)))
+        np.testing.assert_array_equal(score(divided, random_query(16)), score(snapshot, random_query(16)))
+        np.testing.assert_array_equal(score(divided, random_query(16), threads=3), score(snapshot, random_query(16)))
 
 
 def test_no_passages_have_no_scores(snapshot: Snapshot) -> None:
     """An empty choice is a choice."""
-    assert _maxsim(snapshot, _query(16), []).tolist() == []
+    assert _maxsim(snapshot, random_query(16), []).tolist() == []
 
 
 def _products(query: Query, codes: NDArray[np.uint8], scales: NDArray[np.float16], bits: int) -> Vectors:
@@ -253,17 +243,17 @@ def test_the_approximate_score_equals_its_definition(bits: int, dim: int, level:
     opened = random_snapshot(tmp_path, documents[:1], documents[1:9], documents[9:], bits=bits)
     found = np.concatenate([np.diff(segment.centroids.outlier_offsets) for segment in opened.segments])
     assert {0, 1} < set(found.tolist())
-    scores = _approximate(opened, _query(dim), level=level)
-    np.testing.assert_array_equal(scores, _approximate_by_definition(_query(dim), opened))
+    scores = _approximate(opened, random_query(dim), level=level)
+    np.testing.assert_array_equal(scores, _approximate_by_definition(random_query(dim), opened))
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
 @pytest.mark.parametrize("count", [1, 5, 16, 40, 70])
 def test_any_number_of_query_vectors_has_an_approximate_score(snapshot: Snapshot, count: int, level: Level) -> None:
     """As many as fill registers, and more than one call takes; on any number of threads."""
-    expected = _approximate_by_definition(_query(16, count), snapshot)
+    expected = _approximate_by_definition(random_query(16, count), snapshot)
     for threads in (1, 3):
-        found = _approximate(snapshot, _query(16, count), level=level, threads=threads)
+        found = _approximate(snapshot, random_query(16, count), level=level, threads=threads)
         np.testing.assert_array_equal(found, expected)
 
 
@@ -272,15 +262,15 @@ def test_an_index_without_outliers_is_scored_by_its_centroids(snapshot: Snapshot
     lengths = np.diff(snapshot.segments[0].codes.offsets)[:, None].tolist()
     plain = random_snapshot(tmp_path, random_documents(6, lengths, 16), outlier_share=None)
     assert plain.table.outliers == 0 < snapshot.table.outliers
-    scores = _approximate(plain, _query(16))
-    np.testing.assert_array_equal(scores, _approximate_by_definition(_query(16), plain))
-    assert (scores <= _approximate(snapshot, _query(16))).all()
-    assert (scores < _approximate(snapshot, _query(16))).any()
+    scores = _approximate(plain, random_query(16))
+    np.testing.assert_array_equal(scores, _approximate_by_definition(random_query(16), plain))
+    assert (scores <= _approximate(snapshot, random_query(16))).all()
+    assert (scores < _approximate(snapshot, random_query(16))).any()
 
 
 def test_bytes_reach_from_the_mean_of_centroids_to_the_greatest_product_there_can_be(snapshot: Snapshot) -> None:
     """So none is cut off at the top, and the widest query vector's mean is zero; a query of zeros has no steps."""
-    prepared = prepare_query(_query(16), snapshot.codec)
+    prepared = prepare_query(random_query(16), snapshot.codec)
     rounding = round_to_bytes(prepared, snapshot.centroids)
     book = snapshot.centroids
     decoded = Codec(np.zeros(16, np.float32), 8).decompress(book.codes, book.scales)
@@ -294,7 +284,7 @@ def test_bytes_reach_from_the_mean_of_centroids_to_the_greatest_product_there_ca
 
 def test_all_levels_have_the_same_approximate_scores(snapshot: Snapshot) -> None:
     """So that an answer does not depend on the processor that gave it."""
-    first, *others = (_approximate(snapshot, _query(16, 40), level=level) for level in levels_here())
+    first, *others = (_approximate(snapshot, random_query(16, 40), level=level) for level in levels_here())
     for other in others:
         np.testing.assert_array_equal(other, first)
 
@@ -302,13 +292,14 @@ def test_all_levels_have_the_same_approximate_scores(snapshot: Snapshot) -> None
 def test_a_passage_that_is_not_allowed_is_marked(snapshot: Snapshot) -> None:
     """It has -1; the others have what they have without a choice."""
     allowed = np.arange(80) % 3 == 0
-    everything, some = _approximate(snapshot, _query(16)), _approximate(snapshot, _query(16), allowed=allowed)
+    query = random_query(16)
+    everything, some = _approximate(snapshot, query), _approximate(snapshot, query, allowed=allowed)
     np.testing.assert_array_equal(some, np.where(allowed, everything, -1))
 
 
 def test_a_query_is_rounded_to_eight_bits_on_scales_of_its_own(snapshot: Snapshot) -> None:
     """Levels are integers up to 127, the largest reaches it, and a vector of zeros stays zero."""
-    vectors = _query(16)
+    vectors = random_query(16)
     query = prepare_query(vectors, snapshot.codec)
     assert np.array_equal(query.levels, np.rint(query.levels))
     assert np.abs(query.levels).max(axis=1).tolist() == [127, 0, 127, 127, 127]

@@ -37,6 +37,7 @@ from tests.serving.vectors import (
     write_documents,
 )
 from tests.strategies import delete, publish
+from tests.waiting import until
 
 FIRST = {"bees": "Bees make honey.", "warm": "A warm wind blows from the south."}
 SECOND = {"lava": "Lava flows from the volcano.", "ice": "Ice floats on the water."}
@@ -50,6 +51,7 @@ class UnreliableStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.down = False
+        self.refusals = 0
 
     def get(self, key: str) -> bytes:
         self._refuse()
@@ -61,6 +63,7 @@ class UnreliableStore(MemoryStore):
 
     def _refuse(self) -> None:
         if self.down:
+            self.refusals += 1
             raise StorageError("The store does not answer.")
 
 
@@ -418,12 +421,10 @@ def test_a_refresher_outlives_a_store_failure(tmp_path: Path, encoder: Encoder) 
     store.down = True
     refresher = Refresher(searcher, period=0.01)
     refresher.start()
-    time.sleep(0.1)
+    until(lambda: store.refusals > 2, "it has looked again and again")
     assert (refresher.is_alive(), searcher.snapshot.version) == (True, 1)
     store.down = False
-    deadline = time.monotonic() + 10
-    while searcher.snapshot.version == 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: searcher.snapshot.version == 2, "version 2 is served")
     refresher.stop()
     assert (refresher.is_alive(), searcher.snapshot.version) == (False, 2)
 

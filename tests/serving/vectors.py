@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from index_format.manifest import ChunkingRecord, CodebookRecord, EncoderRecord,
 from index_format.reindex import replace_vectors
 from index_format.segment import SegmentContent, write_centroids, write_codebook, write_codec, write_segment
 from index_format.store import MemoryStore
+from serving.oracle import coded_maxsim
 from serving.snapshot import Snapshot, open_snapshot
 from tasks.train_codebook import outlier_distance
 from tests.strategies import Recipe, addition, publish, recipe_of
@@ -67,6 +69,23 @@ def random_documents(seed: int, lengths: Sequence[Sequence[int]], dim: int) -> l
         )
         for number, own in enumerate(lengths)
     ]
+
+
+def random_query(dim: int, count: int = 5) -> Vectors:
+    """Random query vectors float32 [count, dim], one of them of zeros."""
+    query = random_vectors(np.random.default_rng(dim), count, dim)
+    query[1:2] = 0
+    return query
+
+
+def by_definition(query: Vectors, snapshot: Snapshot) -> Vectors:
+    """The oracle's score of every passage of a snapshot."""
+    scores = []
+    for segment in snapshot.segments:
+        starts, codes, scales = segment.codes.offsets, segment.codes.codes, segment.codes.scales
+        spans = [slice(int(start), int(end)) for start, end in itertools.pairwise(starts)]
+        scores += [coded_maxsim(query, snapshot.codec, codes[span], scales[span]) for span in spans]
+    return np.array(scores)
 
 
 def make_recipe(
