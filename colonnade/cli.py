@@ -149,7 +149,10 @@ def delete(
     from flows.parameters import DeleteParameters
     from index_format.filters import parse_filter
 
-    wanted = [*(ids or []), *(line.strip() for line in (ids_file or []) if line.strip())]
+    try:
+        wanted = [*(ids or []), *(line.strip() for line in (ids_file or []) if line.strip())]
+    except UnicodeDecodeError as error:
+        raise InputError(f"--ids-file: it is not UTF-8 ({error}). Expected one id a line.") from error
     if bool(wanted) == (where is not None):
         raise InputError(
             "Name the documents to delete: ids as arguments, --ids-file, or instead of ids a filter, --where."

@@ -115,6 +115,8 @@ class S3Store:
                 certain = certain and final
                 if final or number == _TRIES - 1:
                     raise self._error(action, key, error, certain) from error
+            except ValueError as error:  # botocore's, of an address that is none
+                raise InputError(f"AWS_ENDPOINT_URL: {error}. Expected such as https://host:port.") from error
             time.sleep(random.uniform(0, _PAUSE_SECONDS * 2**number))
         raise AssertionError("the last try returns or raises")
 

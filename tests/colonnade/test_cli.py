@@ -122,6 +122,7 @@ def test_documents_to_delete_are_told_by_a_file_or_a_filter_too(run: Run, source
         (["inspect", "nothing"], 4, "There is no index at"),
         (["verify", "nothing"], 4, "There is no index at"),
         (["doctor", "animals.csv"], 3, "is a file: an index lives in a directory"),
+        (["delete", "nothing", "--ids-file", "latin.txt"], 3, "--ids-file: it is not UTF-8"),
         (["delete", "nothing"], 3, "Name the documents to delete"),
         (["delete", "nothing", "a", "--where", "{}"], 3, "Name the documents to delete"),
         (["delete", "nothing", "--where", "year = 1"], 3, "filter: expected JSON such as"),
@@ -140,6 +141,7 @@ def test_a_mistake_gets_one_message_that_says_what_to_do(
 ) -> None:
     """No trace, the documented exit code, and nothing left behind."""
     monkeypatch.chdir(source.parent)
+    Path("latin.txt").write_bytes(b"caf\xe9\n")
     outcome = run(*arguments)
     assert outcome.code == code
     assert message in " ".join(outcome.err.replace("│", " ").split())

@@ -360,3 +360,11 @@ def test_a_directory_that_cannot_be_synced_makes_the_outcome_doubtful(
     monkeypatch.undo()
     with pytest.raises(ObjectExists):
         store.create("a/one", b"x")
+
+
+def test_an_endpoint_that_is_no_address_is_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named with its variable; without it nobody would look there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost")
+    monkeypatch.setattr("s3fs.S3FileSystem.cachable", False)  # others in this process know a store that answers
+    with pytest.raises(InputError, match=r"AWS_ENDPOINT_URL: Invalid endpoint: localhost"):
+        open_store("s3://bucket/prefix").list("")
