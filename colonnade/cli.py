@@ -88,7 +88,7 @@ def build(
 ) -> None:
     """Make an index from the documents of SOURCE. Run again, it adds what is new or changed.
 
-    Bits and cut hold for the life of the index: one that is there and has others refuses. `reindex` changes them.
+    Bits and cut hold for the whole index: one that is there and has others refuses. `reindex` changes them.
     Every column beside id, text and title becomes metadata.
 
     In Python: Collection(INDEX).add(SOURCE)

@@ -191,7 +191,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is fixed for the life of an index, when its first documents come.
+    """What is fixed when the first documents of an index come, until it is made anew (`colonnade reindex`).
 
     bits: for each dimension of a token vector, 1, 2, 4 or 8. passage_tokens: of a passage at most; as many as the
     encoder takes by default. overlap_tokens: that neighbouring passages share. pool_factor: tokens that share a

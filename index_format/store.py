@@ -19,7 +19,7 @@ from index_format.errors import InputError, ObjectExists, ObjectMissing, storage
 
 
 class Store(Protocol):
-    """Eight verbs over immutable objects. Every method raises StorageError when the store fails."""
+    """Seven verbs over immutable objects. Every method raises StorageError when the store fails."""
 
     @property
     def address(self) -> str:
