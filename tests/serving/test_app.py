@@ -106,6 +106,9 @@ def test_a_hybrid_search_tells_both_sides_of_each_hit(client: TestClient) -> Non
     one, plain = client.post("/v1/batch-search", json={"queries": queries}).json()["answers"]
     assert one["hits"] == answer["hits"]
     assert set(plain["hits"][0]) == {"document_id", "passage", "score", "start", "end"}
+    described = client.get("/openapi.json").json()["components"]["schemas"]["FoundHit"]
+    assert set(described["required"]) == set(plain["hits"][0])
+    assert set(described["properties"]) == set(best)
 
 
 def test_questions_asked_together_share_a_pass_and_have_the_answers_that_each_has_alone(
