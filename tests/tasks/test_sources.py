@@ -174,6 +174,33 @@ def test_metadata_keeps_its_types(tmp_path: Path) -> None:
     assert row["metadata"] == {name: values[0] for name, values in metadata.items()}
 
 
+def test_json_metadata_of_several_kinds_is_text_without_quotes(tmp_path: Path) -> None:
+    """A text stays what it is beside a number; what is no text is as JSON has it, and nothing stays nothing."""
+    values = [1990, "c. 1990", "", 'so "called"', True, 1.5, None, [1, "x"], {"a": "x"}]
+    location = put(
+        str(tmp_path),
+        "rows.jsonl",
+        FORMATS["jsonl"]([{"id": n, "text": "x", "year": one} for n, one in enumerate(values)]),
+    )
+    expected = ["1990", "c. 1990", "", 'so "called"', "true", "1.5", None, '[1,"x"]', '{"a":"x"}']
+    assert [row["metadata"] for row in read(location)[0]] == [{"year": one} for one in expected]
+
+
+def test_texts_beside_numbers_within_json_lists_and_objects_have_no_quotes(tmp_path: Path) -> None:
+    """Whatever the names of the fields; what is of one kind there keeps its type."""
+    name = """it's "so" {}"""
+    lines: list[Row] = [
+        {"id": "a", "text": "x", "tags": ["a", 1, None], "who": {name: [{"born": 1815}], "alive": False}},
+        {"id": "b", "text": "x", "tags": [], "who": {name: [{"born": "c. 1815"}, None], "alive": True}},
+        {"id": "c", "text": "x"},
+    ]
+    assert [row["metadata"] for row in read(put(str(tmp_path), "rows.jsonl", FORMATS["jsonl"](lines)))[0]] == [
+        {"tags": ["a", "1", None], "who": {name: [{"born": "1815"}], "alive": False}},
+        {"tags": [], "who": {name: [{"born": "c. 1815"}, None], "alive": True}},
+        {"tags": None, "who": None},
+    ]
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_a_long_file_streams_in_small_batches(tmp_path: Path, suffix: str) -> None:
     """Fifty thousand rows come in order, at most 1,024 at a time."""
