@@ -29,6 +29,13 @@ _OBJECT = "OBJECT"
 _NESTED = ("list", "array", "map", "struct")
 # In JSON, values of several kinds in one place: text as it is, all else as JSON writes it.
 _MIXED = {"JSON": "{} ->> '$'"}
+# Times as Python has them, the rest cut off: DuckDB's own cast rounds, the end of a year into the next.
+_MICROSECONDS = "epoch_ns({0}) // 1000 - CAST(epoch_ns({0}) % 1000 < 0 AS BIGINT)"
+_FINE_TIMES = {
+    "TIMESTAMP_NS": f"make_timestamp({_MICROSECONDS})",
+    "TIMESTAMPTZ_NS": f"make_timestamptz({_MICROSECONDS})",
+    "TIME_NS": "TIME '00:00' + to_microseconds(epoch_ns({}) // 1000)",
+}
 
 
 def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[Rows | Rejected]:
@@ -52,17 +59,17 @@ def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[R
 
 def _read_relation(relation: duckdb.DuckDBPyRelation, source: Source) -> Iterator[Rows]:
     metadata = _metadata_columns(source, relation.columns)
-    kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
-    binary = [name for name in metadata if kinds[name] == "BLOB"]
-    if binary:
-        raise SourceError(f"{source.location}: column {binary[0]!r} is binary and cannot be metadata: leave it out.")
+    kinds = dict(zip(relation.columns, relation.types, strict=True))
+    for name in metadata:
+        if "BLOB" in _types_within(kinds[name]):
+            held = "is" if str(kinds[name]) == "BLOB" else "holds what is"
+            raise SourceError(f"{source.location}: column {name!r} {held} binary and cannot be metadata: leave it out.")
     title = _quoted(source.title_column) if source.title_column in relation.columns else "NULL"
     columns = {"id": _quoted(source.id_column), "title": title, "text": _quoted(source.text_column)}
     wanted = [f"CAST({column} AS VARCHAR) AS {name}" for name, column in columns.items()]
     if metadata:
-        wanted.append(
-            f"struct_pack({', '.join(f'{_quoted(name)} := {_quoted(name)}' for name in metadata)}) AS metadata"
-        )
+        each = {_quoted(name): _settled(_quoted(name), kinds[name], _FINE_TIMES) for name in metadata}
+        wanted.append(f"struct_pack({', '.join(f'{name} := {value}' for name, value in each.items())}) AS metadata")
     row = 1
     for batch in relation.project(", ".join(wanted)).to_arrow_reader(BATCH_ROWS):
         yield Rows(np.arange(row, row + batch.num_rows), pa.Table.from_batches([batch]))
