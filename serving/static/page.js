@@ -90,14 +90,18 @@ function ofWords(explained) {
   return explained.matches.map((match, token) => ({ ...match, token })).filter((match) => tokens[match.token]?.token !== WHOLE);
 }
 
-// Tokens that touch are one word; those of the encoder itself are none.
+// Tokens that touch or overlap are one word; those of the encoder itself are none. A tokenizer of bytes gives a word's
+// first token the blank before it, and all tokens of one character its whole span.
 function joinWords(tokens, characters) {
   const words = [];
   tokens.forEach((token, at) => {
     if (token.start === null) return;
+    let start = token.start;
+    while (start < token.end && !characters[start]?.trim()) start += 1;
+    if (start === token.end) return;
     const last = words.at(-1);
-    if (last && last.end === token.start) { last.end = token.end; last.tokens.push(at); }
-    else words.push({ start: token.start, end: token.end, tokens: [at] });
+    if (last && start <= last.end) { last.end = Math.max(last.end, token.end); last.tokens.push(at); }
+    else words.push({ start, end: token.end, tokens: [at] });
   });
   for (const word of words) word.text = characters.slice(word.start, word.end).join("").trim();
   return words.filter((word) => word.text);

@@ -131,6 +131,29 @@ def test_a_word_of_the_question_shows_what_it_matched(page: Page, address: str) 
     assert page.value("document.activeElement.id") == "query"
 
 
+def test_tokens_that_bring_the_blank_before_them_are_words_of_their_own(page: Page, address: str) -> None:
+    """And those that share the span of one character are one word: so tokenizers of bytes have it, as ModernBERT's."""
+    page.open(address)
+    page.wait_for("document.readyState == 'complete'")
+
+    def words(question: str, *spans: tuple[int | None, int | None]) -> list[list[object]]:
+        tokens = json.dumps([{"start": start, "end": end} for start, end in spans])
+        asked = f"joinWords({tokens}, Array.from({json.dumps(question)})).map((one) => [one.text, ...one.tokens])"
+        return list(page.value(asked))
+
+    assert words("Who makes honey?", (None, None), (0, 3), (3, 9), (9, 15), (15, 16), (None, None)) == [
+        ["Who", 1],
+        ["makes", 2],
+        ["honey?", 3, 4],
+    ]
+    assert words("蜂蜜 😀 bees", (0, 1), (0, 1), (0, 2), (1, 2), (2, 4), (3, 4), (4, 5), (5, 7), (7, 9)) == [
+        ["蜂蜜", 0, 1, 2, 3],
+        ["😀", 4, 5],
+        ["bees", 7, 8],
+    ]
+    assert words("a b", (0, 1), (2, 3)) == [["a", 0], ["b", 1]]
+
+
 def test_a_question_is_typed_and_sent_with_the_keyboard(page: Page, address: str) -> None:
     """The page begins in the box, and its address tells what was asked."""
     page.open(address)
