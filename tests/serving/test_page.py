@@ -199,6 +199,35 @@ def _expression(page: Page) -> object:
     return json.loads(page.value("document.getElementById('expression').value"))
 
 
+def test_one_of_no_values_is_no_condition(page: Page, address: str) -> None:
+    """Nor is a comma without anything behind it another value."""
+    _ask(page, address, "honey")
+    _add_condition(page, "home", "in", " , ")
+    assert page.value("document.getElementById('expression').value") == ""
+    page.value("document.querySelector('.condition button').click()")
+    _add_condition(page, "home", "in", "hive, house,")
+    assert _expression(page) == {"op": "in", "column": "home", "values": ["hive", "house"]}
+
+
+@pytest.mark.parametrize("number", ["9007199254740993", "-123456789012345678901234567890"])
+def test_a_whole_number_that_the_page_would_round_is_refused(page: Page, address: str, number: str) -> None:
+    """Typed as a value or as JSON, or come with a link and joined by a condition; numbers in texts are none."""
+    refused = f"document.getElementById('status').textContent.includes('the filter has {number}')"
+    send = "document.getElementById('status').textContent = ''; document.getElementById('form').requestSubmit()"
+    _ask(page, address, "honey")
+    _add_condition(page, "legs", "==", number)
+    page.value(send)
+    page.wait_for(refused)
+    page.open(f"{address}/?q=honey&filter=" + urllib.parse.quote(f'{{"op":"!=","column":"legs","value":{number}}}'))
+    page.wait_for(refused)
+    _add_condition(page, "legs", "!=", "7")
+    page.value(send)
+    page.wait_for(refused)
+    told = {"op": "and", "filters": [{"op": "!=", "column": "home", "value": f'"{number}, {number}'}] * 2}
+    page.open("about:blank")
+    _ask(page, address, "honey", filter=json.dumps(told))
+
+
 def test_a_filter_of_a_link_is_shown_as_it_is_and_conditions_are_added_to_it(page: Page, address: str) -> None:
     """What the builder cannot say stays when a condition joins it, and when that goes again."""
     linked = '{"op":  "not", "filter": {"op": "is_null", "column": "legs"}}'
@@ -278,6 +307,25 @@ def test_a_filter_that_cannot_be_is_told(page: Page, address: str) -> None:
     page.wait_for("document.getElementById('status').textContent.includes(\"there is no column 'yaer'\")")
     page.open(f"{address}/?q=honey&filter=year")
     page.wait_for("document.getElementById('status').textContent.includes('the filter is not JSON')")
+
+
+def test_a_question_that_another_took_the_place_of_is_no_failure(page: Page, address: str) -> None:
+    """Also where its answer was being read; an answer that is no JSON is one."""
+    _ask(page, address, "honey")
+    answered = """(async () => {{
+      const real = window.fetch, tell = document.getElementById("status");
+      const json = () => Promise.reject({error});
+      window.fetch = async () => ({{ ok: {ok}, status: {status}, statusText: "Bad Gateway", json }});
+      tell.textContent = "as it was";
+      await run();
+      window.fetch = real;
+      return tell.textContent;
+    }})()"""
+    aborted, unread = 'new DOMException("aborted", "AbortError")', 'new SyntaxError("no JSON")'
+    assert page.value(answered.format(ok="true", status=200, error=aborted)) == "Searching…"
+    assert page.value(answered.format(ok="false", status=502, error=aborted)) == "Searching…"
+    assert page.value(answered.format(ok="true", status=200, error=unread)) == "That did not work: no JSON"
+    assert page.value(answered.format(ok="false", status=502, error=unread)) == "That did not work: Bad Gateway"
 
 
 def test_a_server_with_keys_is_asked_with_one(page: Page, searcher: Searcher, tmp_path: Path) -> None:
