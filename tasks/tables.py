@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from duckdb.sqltypes import DuckDBPyType
 
 from index_format.errors import SourceError
 from tasks.rows import Rejected, Rows, Source
@@ -25,6 +26,16 @@ SUFFIXES = (".parquet", *_DELIMITERS, *_JSON)
 _CSV = "FROM read_csv(?, delim=?, quote='\"', escape='\"', header=true, store_rejects=true, {types})"
 _OBJECTS = "FROM read_ndjson_objects(?, ignore_errors=true)"
 _OBJECT = "OBJECT"
+_NESTED = ("list", "array", "map", "struct")
+# In JSON, values of several kinds in one place: text as it is, all else as JSON writes it.
+_MIXED = {"JSON": "{} ->> '$'"}
+# Times as Python has them, the rest cut off: DuckDB's own cast rounds, the end of a year into the next.
+_MICROSECONDS = "epoch_ns({0}) // 1000 - CAST(epoch_ns({0}) % 1000 < 0 AS BIGINT)"
+_FINE_TIMES = {
+    "TIMESTAMP_NS": f"make_timestamp({_MICROSECONDS})",
+    "TIMESTAMPTZ_NS": f"make_timestamptz({_MICROSECONDS})",
+    "TIME_NS": "TIME '00:00' + to_microseconds(epoch_ns({}) // 1000)",
+}
 
 
 def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[Rows | Rejected]:
@@ -48,17 +59,17 @@ def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[R
 
 def _read_relation(relation: duckdb.DuckDBPyRelation, source: Source) -> Iterator[Rows]:
     metadata = _metadata_columns(source, relation.columns)
-    kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
-    binary = [name for name in metadata if kinds[name] == "BLOB"]
-    if binary:
-        raise SourceError(f"{source.location}: column {binary[0]!r} is binary and cannot be metadata: leave it out.")
+    kinds = dict(zip(relation.columns, relation.types, strict=True))
+    for name in metadata:
+        if "BLOB" in _types_within(kinds[name]):
+            held = "is" if str(kinds[name]) == "BLOB" else "holds what is"
+            raise SourceError(f"{source.location}: column {name!r} {held} binary and cannot be metadata: leave it out.")
     title = _quoted(source.title_column) if source.title_column in relation.columns else "NULL"
     columns = {"id": _quoted(source.id_column), "title": title, "text": _quoted(source.text_column)}
     wanted = [f"CAST({column} AS VARCHAR) AS {name}" for name, column in columns.items()]
     if metadata:
-        wanted.append(
-            f"struct_pack({', '.join(f'{_quoted(name)} := {_quoted(name)}' for name in metadata)}) AS metadata"
-        )
+        each = {_quoted(name): _settled(_quoted(name), kinds[name], _FINE_TIMES) for name in metadata}
+        wanted.append(f"struct_pack({', '.join(f'{name} := {value}' for name, value in each.items())}) AS metadata")
     row = 1
     for batch in relation.project(", ".join(wanted)).to_arrow_reader(BATCH_ROWS):
         yield Rows(np.arange(row, row + batch.num_rows), pa.Table.from_batches([batch]))
@@ -80,6 +91,10 @@ def _read_json(
         parameters.insert(len(paths), json.dumps(metadata))
     row = 1
     relation = connection.sql(f"SELECT {columns} {_OBJECTS}", params=parameters)
+    if metadata:
+        relation = relation.project(
+            f"kind, id, title, text, {_settled('metadata', relation.types[-1], _MIXED)} AS metadata"
+        )
     for batch in relation.to_arrow_reader(BATCH_ROWS):
         table = pa.Table.from_batches([batch])
         numbers = np.arange(row, row + batch.num_rows)
@@ -88,6 +103,41 @@ def _read_json(
             yield Rejected(source.location, int(number), None, "not valid JSON, or no object")
         yield Rows(numbers[readable], table.drop_columns(["kind"]).filter(pa.array(readable)))
         row += batch.num_rows
+
+
+def _settled(value: str, kind: DuckDBPyType, settled: Mapping[str, str]) -> str:
+    """SQL for a value in which all of some types, however deep, is as `settled` says: SQL by type, {} for the value."""
+    if str(kind) in settled:
+        return settled[str(kind)].format(value)
+    if not set(_types_within(kind)) & set(settled):
+        return value
+    parts = {name: part for name, part in kind.children if isinstance(part, DuckDBPyType)}
+    match kind.id:
+        case "struct":
+            each = {
+                name: _settled(f"struct_extract({value}, {_text(name)})", part, settled) for name, part in parts.items()
+            }
+            made = f"struct_pack({', '.join(f'{_quoted(name)} := {part}' for name, part in each.items())})"
+        case "map":
+            keys, values = (_settled_list(f"map_{of}s({value})", parts[of], settled) for of in ("key", "value"))
+            made = f"map({keys}, {values})"
+        case _:
+            return _settled_list(value, parts["child"], settled)
+    return f"CASE WHEN {value} IS NOT NULL THEN {made} END"
+
+
+def _settled_list(value: str, kind: DuckDBPyType, settled: Mapping[str, str]) -> str:
+    return f"list_transform({value}, lambda one: {_settled('one', kind, settled)})"
+
+
+def _types_within(kind: DuckDBPyType) -> Iterator[str]:
+    """The names of the types that a type is made of, without those that have parts themselves."""
+    if kind.id not in _NESTED:
+        yield str(kind)
+        return
+    for _, part in kind.children:
+        if isinstance(part, DuckDBPyType):  # or else the length of an array
+            yield from _types_within(part)
 
 
 def _json_structure(connection: duckdb.DuckDBPyConnection, location: str) -> dict[str, Any]:
@@ -148,3 +198,8 @@ def _metadata_columns(source: Source, names: Sequence[str]) -> list[str]:
 def _quoted(name: str) -> str:
     """A column name as SQL takes it."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    """A text as SQL takes it."""
+    return "'" + value.replace("'", "''") + "'"

@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Annotated
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Response
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel, Field, field_validator
 
@@ -17,7 +17,7 @@ from serving.batcher import Expired
 from serving.documents import MAX_IDS, Document, fetch_documents
 from serving.http.errors import try_again
 from serving.http.parts import Parts
-from serving.http.routes import needs, tenant_of
+from serving.http.routes import as_json, needs, tenant_of
 from serving.http.schemas import MAX_VERSION, DocumentId, QueryText, Timed, Versioned
 from serving.http.waiting import in_thread, wanted_snapshot
 from serving.rerank import MAX_CHARACTERS, MAX_TEXTS, Reranked, rerank
@@ -100,8 +100,8 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         request.state.told = {"version": snapshot.version}
         return Columns(version=snapshot.version, columns=known)
 
-    @app.post("/v1/documents/fetch", openapi_extra=needs("search"))
-    async def documents(body: DocumentsRequest, request: HttpRequest) -> DocumentsAnswered:
+    @app.post("/v1/documents/fetch", openapi_extra=needs("search"), response_model=DocumentsAnswered)
+    async def documents(body: DocumentsRequest, request: HttpRequest) -> Response:
         """Title, text and metadata of documents."""
         deadline = parts.deadline(body.timeout_ms)
         snapshot = await wanted_snapshot(parts, body, deadline)
@@ -109,7 +109,7 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
         found = await in_thread(partial(_documents, snapshot, body.ids, tenant_of(request)), deadline)
         told = {"version": snapshot.version, "ids": len(body.ids), "documents": len(found)}
         request.state.told = {**told, "read_ms": _since(begun)}
-        return DocumentsAnswered(version=snapshot.version, documents=found)
+        return as_json({"version": snapshot.version, "documents": found})
 
     @app.post("/v1/rerank", openapi_extra=needs("search"))
     async def put_in_order(body: RerankRequest, request: HttpRequest) -> Reordered:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 
 from index_format.filters import Filter
 from serving.batcher import Ask, Done, one_by_one
 from serving.http.errors import wrong_field
 from serving.http.parts import Parts
-from serving.http.routes import needs, tenant_of
+from serving.http.routes import as_json, needs, tenant_of
 from serving.http.schemas import (
     Answered,
     BatchAnswered,
@@ -152,8 +151,3 @@ def _times_together(several: Sequence[Done]) -> dict[str, float]:
 
 def _rounded(spent: dict[str, float]) -> dict[str, float]:
     return {name: round(milliseconds, 3) for name, milliseconds in spent.items()}
-
-
-def as_json(body: Any) -> Response:
-    """An answer as JSON; values of metadata that JSON does not know go as text."""
-    return Response(msgspec.json.encode(body, enc_hook=str), media_type="application/json")

@@ -27,7 +27,10 @@ async function request(path, body, signal) {
   const key = sessionStorage.getItem("key");
   if (key) headers.Authorization = `Bearer ${key}`;
   const response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
-  const answer = await response.json().catch(() => ({}));
+  const answer = await response.json().catch((error) => {
+    if (response.ok || error.name === "AbortError") throw error;
+    return {};  // a refusal that is not the server's own
+  });
   if (response.status === 401) {
     byId("entry").hidden = false;
     byId("key").focus();
@@ -90,14 +93,18 @@ function ofWords(explained) {
   return explained.matches.map((match, token) => ({ ...match, token })).filter((match) => tokens[match.token]?.token !== WHOLE);
 }
 
-// Tokens that touch are one word; those of the encoder itself are none.
+// Tokens that touch or overlap are one word; those of the encoder itself are none. A tokenizer of bytes gives a word's
+// first token the blank before it, and all tokens of one character its whole span.
 function joinWords(tokens, characters) {
   const words = [];
   tokens.forEach((token, at) => {
     if (token.start === null) return;
+    let start = token.start;
+    while (start < token.end && !characters[start]?.trim()) start += 1;
+    if (start === token.end) return;
     const last = words.at(-1);
-    if (last && last.end === token.start) { last.end = token.end; last.tokens.push(at); }
-    else words.push({ start: token.start, end: token.end, tokens: [at] });
+    if (last && start <= last.end) { last.end = Math.max(last.end, token.end); last.tokens.push(at); }
+    else words.push({ start, end: token.end, tokens: [at] });
   });
   for (const word of words) word.text = characters.slice(word.start, word.end).join("").trim();
   return words.filter((word) => word.text);
@@ -219,7 +226,10 @@ function condition(row) {
   if (op === "is_null") return { op, column };
   if (op === "value") return { op: "not", filter: { op: "is_null", column } };
   if (op === "true" || op === "false") return { op: "==", column, value: op === "true" };
-  if (op === "in") return { op, column, values: value.split(",").map((part) => part.trim()) };
+  if (op === "in") {
+    const values = value.split(",").map((part) => part.trim()).filter(Boolean);
+    return values.length ? { op, column, values } : null;
+  }
   return value === "" ? null : { op, column, value: typed(value) };
 }
 
@@ -235,6 +245,12 @@ function writeExpression() {
 
 function parsed(text) {
   try { return text.trim() ? JSON.parse(text) : null; } catch { return undefined; }
+}
+
+// A whole number that JavaScript would round, and so ask for another: one of JSON outside its texts.
+function rounded(text) {
+  const numbers = text.replace(/"(?:[^"\\]|\\.)*"/g, "").match(/[-+.\w]+/g) ?? [];
+  return numbers.find((one) => /^-?\d+$/.test(one) && !Number.isSafeInteger(Number(one)));
 }
 
 function setExpression(text) {
@@ -253,6 +269,13 @@ function markFiltered() { byId("filtered").textContent = byId("expression").valu
 
 function readExpression() {
   const text = byId("expression").value.trim();
+  const typed = [...document.querySelectorAll("#conditions input[type=number]:not([hidden])")].map((input) => input.value);
+  const number = [...typed, state.typed, text].map(rounded).find(Boolean);
+  if (number) {
+    byId("filter").open = true;
+    throw new Error(`the filter has ${number}, and this page rounds whole numbers beyond ±${Number.MAX_SAFE_INTEGER}: ` +
+      "ask for it over HTTP or on the command line.");
+  }
   try {
     return text ? JSON.parse(text) : null;
   } catch (error) {

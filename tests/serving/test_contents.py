@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -133,6 +136,33 @@ def test_documents_are_fetched_by_id(client: TestClient) -> None:
         {"document_id": "lava", "title": None, "text": LAVA, "metadata": {"place": "island"}},
         {"document_id": "bees", "title": None, "text": BEES, "metadata": {"year": 2001, "place": "hive"}},
     ]
+
+
+def test_a_document_and_a_hit_tell_metadata_alike(tmp_path: Path, encoder: Encoder) -> None:
+    """Whatever an index holds, what JSON has no word for too."""
+    index = Index.at(tmp_path / "index")
+    seen = datetime(2026, 1, 2, 3, 4, 5, 678, UTC)
+    add_texts(
+        index,
+        encoder,
+        {"bees": BEES},
+        seen=seen,
+        local=seen.replace(tzinfo=None),
+        day=seen.date(),
+        hour=seen.time(),
+        took=timedelta(days=1, microseconds=1),
+        price=Decimal("1.50"),
+        share=0.1,
+        none=float("nan"),
+        large=2**63 - 1,
+        parts=[b"\xff\xfe"],
+    )
+    with TestClient(make_app(Searcher(index, encoder), "the index"), raise_server_exceptions=False) as client:
+        (hit,) = client.post("/v1/search", json={"query": "honey"}).json()["hits"]
+        answer = client.post("/v1/documents/fetch", json={"ids": ["bees"]})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["documents"] == [{name: hit[name] for name in ("document_id", "title", "text", "metadata")}]
+    assert hit["metadata"]["local"] == "2026-01-02T03:04:05.000678"
 
 
 def test_documents_columns_and_texts_are_of_the_version_that_was_asked_for(client: TestClient) -> None:

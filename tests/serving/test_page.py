@@ -131,6 +131,29 @@ def test_a_word_of_the_question_shows_what_it_matched(page: Page, address: str) 
     assert page.value("document.activeElement.id") == "query"
 
 
+def test_tokens_that_bring_the_blank_before_them_are_words_of_their_own(page: Page, address: str) -> None:
+    """And those that share the span of one character are one word: so tokenizers of bytes have it, as ModernBERT's."""
+    page.open(address)
+    page.wait_for("document.readyState == 'complete'")
+
+    def words(question: str, *spans: tuple[int | None, int | None]) -> list[list[object]]:
+        tokens = json.dumps([{"start": start, "end": end} for start, end in spans])
+        asked = f"joinWords({tokens}, Array.from({json.dumps(question)})).map((one) => [one.text, ...one.tokens])"
+        return list(page.value(asked))
+
+    assert words("Who makes honey?", (None, None), (0, 3), (3, 9), (9, 15), (15, 16), (None, None)) == [
+        ["Who", 1],
+        ["makes", 2],
+        ["honey?", 3, 4],
+    ]
+    assert words("蜂蜜 😀 bees", (0, 1), (0, 1), (0, 2), (1, 2), (2, 4), (3, 4), (4, 5), (5, 7), (7, 9)) == [
+        ["蜂蜜", 0, 1, 2, 3],
+        ["😀", 4, 5],
+        ["bees", 7, 8],
+    ]
+    assert words("a b", (0, 1), (2, 3)) == [["a", 0], ["b", 1]]
+
+
 def test_a_question_is_typed_and_sent_with_the_keyboard(page: Page, address: str) -> None:
     """The page begins in the box, and its address tells what was asked."""
     page.open(address)
@@ -174,6 +197,35 @@ def _add_condition(page: Page, column: str, form: str, value: str) -> None:
 
 def _expression(page: Page) -> object:
     return json.loads(page.value("document.getElementById('expression').value"))
+
+
+def test_one_of_no_values_is_no_condition(page: Page, address: str) -> None:
+    """Nor is a comma without anything behind it another value."""
+    _ask(page, address, "honey")
+    _add_condition(page, "home", "in", " , ")
+    assert page.value("document.getElementById('expression').value") == ""
+    page.value("document.querySelector('.condition button').click()")
+    _add_condition(page, "home", "in", "hive, house,")
+    assert _expression(page) == {"op": "in", "column": "home", "values": ["hive", "house"]}
+
+
+@pytest.mark.parametrize("number", ["9007199254740993", "-123456789012345678901234567890"])
+def test_a_whole_number_that_the_page_would_round_is_refused(page: Page, address: str, number: str) -> None:
+    """Typed as a value or as JSON, or come with a link and joined by a condition; numbers in texts are none."""
+    refused = f"document.getElementById('status').textContent.includes('the filter has {number}')"
+    send = "document.getElementById('status').textContent = ''; document.getElementById('form').requestSubmit()"
+    _ask(page, address, "honey")
+    _add_condition(page, "legs", "==", number)
+    page.value(send)
+    page.wait_for(refused)
+    page.open(f"{address}/?q=honey&filter=" + urllib.parse.quote(f'{{"op":"!=","column":"legs","value":{number}}}'))
+    page.wait_for(refused)
+    _add_condition(page, "legs", "!=", "7")
+    page.value(send)
+    page.wait_for(refused)
+    told = {"op": "and", "filters": [{"op": "!=", "column": "home", "value": f'"{number}, {number}'}] * 2}
+    page.open("about:blank")
+    _ask(page, address, "honey", filter=json.dumps(told))
 
 
 def test_a_filter_of_a_link_is_shown_as_it_is_and_conditions_are_added_to_it(page: Page, address: str) -> None:
@@ -255,6 +307,25 @@ def test_a_filter_that_cannot_be_is_told(page: Page, address: str) -> None:
     page.wait_for("document.getElementById('status').textContent.includes(\"there is no column 'yaer'\")")
     page.open(f"{address}/?q=honey&filter=year")
     page.wait_for("document.getElementById('status').textContent.includes('the filter is not JSON')")
+
+
+def test_a_question_that_another_took_the_place_of_is_no_failure(page: Page, address: str) -> None:
+    """Also where its answer was being read; an answer that is no JSON is one."""
+    _ask(page, address, "honey")
+    answered = """(async () => {{
+      const real = window.fetch, tell = document.getElementById("status");
+      const json = () => Promise.reject({error});
+      window.fetch = async () => ({{ ok: {ok}, status: {status}, statusText: "Bad Gateway", json }});
+      tell.textContent = "as it was";
+      await run();
+      window.fetch = real;
+      return tell.textContent;
+    }})()"""
+    aborted, unread = 'new DOMException("aborted", "AbortError")', 'new SyntaxError("no JSON")'
+    assert page.value(answered.format(ok="true", status=200, error=aborted)) == "Searching…"
+    assert page.value(answered.format(ok="false", status=502, error=aborted)) == "Searching…"
+    assert page.value(answered.format(ok="true", status=200, error=unread)) == "That did not work: no JSON"
+    assert page.value(answered.format(ok="false", status=502, error=unread)) == "That did not work: Bad Gateway"
 
 
 def test_a_server_with_keys_is_asked_with_one(page: Page, searcher: Searcher, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def write_documents(index: Index, recipe: Recipe, documents: Sequence[Document])
     said = [[one.title, text, one.metadata] for one, text in zip(documents, texts, strict=True)]
     columns: dict[str, object] = {
         "id": [document.id for document in documents],
-        "content_hash": [hashlib.sha256(json.dumps(one).encode()).digest() for one in said],
+        "content_hash": [hashlib.sha256(json.dumps(one, default=str).encode()).digest() for one in said],
         "title": [document.title for document in documents],
         "text": texts,
     }

@@ -84,6 +84,22 @@ def test_a_binary_column_is_refused_by_name(tmp_path: Path) -> None:
         read(str(tmp_path / "rows.parquet"))
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pa.array([[b"\xff"]], pa.list_(pa.binary())),
+        pa.array([[b"\xff"]], pa.list_(pa.binary(1), 1)),
+        pa.array([{"of": [{"part": b"\xff"}]}]),
+        pa.array([[("a", b"\xff")]], pa.map_(pa.string(), pa.binary())),
+    ],
+)
+def test_a_column_with_binary_within_is_refused_by_name(tmp_path: Path, parts: pa.Array) -> None:
+    """In lists, structs and maps, as it is on its own."""
+    pq.write_table(pa.table({"id": ["a"], "text": ["x"], "parts": parts}), tmp_path / "rows.parquet")
+    with pytest.raises(SourceError, match="column 'parts' holds what is binary"):
+        read(str(tmp_path / "rows.parquet"))
+
+
 @pytest.mark.parametrize("name", ["nothing.parquet", "nothing.csv", "nothing", "no/such/folder"])
 def test_a_missing_source_is_refused(place: str, name: str) -> None:
     """The error names it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +172,71 @@ def test_metadata_keeps_its_types(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["a"], "text": ["x"], **metadata}), tmp_path / "rows.parquet")
     ((row,), _) = read(f"{tmp_path}/rows.parquet")
     assert row["metadata"] == {name: values[0] for name, values in metadata.items()}
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+@pytest.mark.parametrize("year", [1950, 2023])
+def test_what_a_time_has_below_microseconds_is_cut_off(tmp_path: Path, year: int, zone: str | None) -> None:
+    """On its own and in whatever holds it: Python has no finer times. The end of a year stays in its year."""
+    expected = datetime(year, 12, 31, 23, 59, 59, 999_999, UTC if zone else None)
+    time = (
+        pa.array([expected], pa.timestamp("us", zone)).cast(pa.timestamp("ns", zone)).cast(pa.int64())[0].as_py() + 999
+    )
+    kind = pa.timestamp("ns", zone)
+    metadata = {
+        "e'nd": pa.array([time], kind),
+        "one": pa.array([[time, None]], pa.list_(kind)),
+        "when": pa.array(
+            [{"it's": [{"at": time}], "n": 1}],
+            pa.struct([("it's", pa.list_(pa.struct([("at", kind)]))), ("n", pa.int8())]),
+        ),
+        "by": pa.array([[("a", time)]], pa.map_(pa.string(), kind)),
+        "two": pa.array([[time, time]], pa.list_(kind, 2)),
+        "hour": pa.array([24 * 60 * 60 * 10**9 - 1], pa.time64("ns")),
+    }
+    gone = {name: pa.nulls(1, values.type) for name, values in metadata.items()}
+    tables = [pa.table({"id": [name], "text": ["x"], **one}) for name, one in (("a", metadata), ("b", gone))]
+    pq.write_table(pa.concat_tables(tables), tmp_path / "rows.parquet")
+    full, empty = (row["metadata"] for row in read(f"{tmp_path}/rows.parquet")[0])
+    assert full == {
+        "e'nd": expected,
+        "one": [expected, None],
+        "when": {"it's": [{"at": expected}], "n": 1},
+        "by": [("a", expected)],
+        "two": [expected, expected],
+        "hour": expected.time(),
+    }
+    (rows,) = read_rows(Source(location=f"{tmp_path}/rows.parquet"))
+    assert isinstance(rows, Rows)
+    assert "[ns" not in str(rows.table.schema)
+    assert empty == dict.fromkeys(metadata)
+
+
+def test_json_metadata_of_several_kinds_is_text_without_quotes(tmp_path: Path) -> None:
+    """A text stays what it is beside a number; what is no text is as JSON has it, and nothing stays nothing."""
+    values = [1990, "c. 1990", "", 'so "called"', True, 1.5, None, [1, "x"], {"a": "x"}]
+    location = put(
+        str(tmp_path),
+        "rows.jsonl",
+        FORMATS["jsonl"]([{"id": n, "text": "x", "year": one} for n, one in enumerate(values)]),
+    )
+    expected = ["1990", "c. 1990", "", 'so "called"', "true", "1.5", None, '[1,"x"]', '{"a":"x"}']
+    assert [row["metadata"] for row in read(location)[0]] == [{"year": one} for one in expected]
+
+
+def test_texts_beside_numbers_within_json_lists_and_objects_have_no_quotes(tmp_path: Path) -> None:
+    """Whatever the names of the fields; what is of one kind there keeps its type."""
+    name = """it's "so" {}"""
+    lines: list[Row] = [
+        {"id": "a", "text": "x", "tags": ["a", 1, None], "who": {name: [{"born": 1815}], "alive": False}},
+        {"id": "b", "text": "x", "tags": [], "who": {name: [{"born": "c. 1815"}, None], "alive": True}},
+        {"id": "c", "text": "x"},
+    ]
+    assert [row["metadata"] for row in read(put(str(tmp_path), "rows.jsonl", FORMATS["jsonl"](lines)))[0]] == [
+        {"tags": ["a", "1", None], "who": {name: [{"born": "1815"}], "alive": False}},
+        {"tags": [], "who": {name: [{"born": "c. 1815"}, None], "alive": True}},
+        {"tags": None, "who": None},
+    ]
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
