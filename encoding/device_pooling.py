@@ -79,7 +79,7 @@ def _clusters(tokens: torch.Tensor, counts: torch.Tensor, joins: torch.Tensor, p
     from encoding.pooling_kernel import join_clusters  # Triton is there where a GPU is
 
     passages, longest, _ = tokens.shape
-    squares = (1 - tokens @ tokens.mT).square_()
+    squares = (1 - tokens @ tokens.mT).clamp_(min=0).square_()  # as `pooling.py` has it
     clusters = torch.empty((passages, longest), dtype=torch.int64, device=tokens.device)
     block = max(_LEAST_BLOCK, next_power_of_2(longest))
     join_clusters[(passages,)](
