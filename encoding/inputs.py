@@ -48,7 +48,8 @@ class SideTokenizer:
         self._side = side
         self._tokenizer = load_tokenizer(layout)
         markers = self._tokenizer.encode("").ids
-        self.added = len(markers) + (side.marker is not None) + len(self._plain_ids(side.prompt))
+        self._markers = len(markers) + (side.marker is not None)
+        self.added = self._markers + len(self._plain_ids(side.prompt))
         if self.added >= side.length:
             raise InputError(
                 f"encoder: {layout.backbone} puts {self.added} tokens of markers and prompt to each query or document, "
@@ -82,6 +83,11 @@ class SideTokenizer:
         own += [None] * (len(made.ids) - len(own))
         spelled = [self._tokenizer.id_to_token(one) or "" for one in made.ids.tolist()]
         return [Token(*one) for one, kept in zip(zip(spelled, own, strict=True), made.kept, strict=True) if kept]
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens `tokenize` makes of each text, before expansion, were none of them cut off."""
+        encoded = self._tokenizer.encode_batch_fast(list(map(self._read, texts)), add_special_tokens=False)
+        return [self._markers + sum(len(part.ids) for part in [one, *one.overflowing]) for one in encoded]
 
     def _read(self, text: str) -> str:
         text = self._side.prompt + text
