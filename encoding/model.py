@@ -94,7 +94,7 @@ class TokenModel:
             if wholes is not None:
                 pooled = torch.cat([wholes[:, None], pooled], dim=1)
                 left = torch.cat([torch.ones_like(left[:, :1]), left], dim=1)
-            return StartedVectors(pooled.flatten(0, 1), counts, self._folder, left)
+            return StartedVectors(pooled.flatten(0, 1), left, self._folder)
         if wholes is not None:
             rows = torch.cat([wholes, rows])[self._sent(_wholes_first(counts))]
             counts = [count + 1 for count in counts]
