@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from encoding.chunking import Chunker
 from encoding.encoder import Encoder
 from index_format.manifest import LEAST_PASSAGE_TOKENS
 
@@ -28,7 +27,7 @@ class EncodedTexts:
         most = encoder.checkpoint.max_tokens
         tokens = max(LEAST_PASSAGE_TOKENS, min(passage_tokens or most, most))
         self._encoder = encoder
-        self._chunker = Chunker(encoder.tokenizer, passage_tokens=tokens, markers=encoder.document_markers)
+        self._chunker = encoder.chunker(tokens)
         self._vectors: list[NDArray[np.float32]] = []
         self._positions: list[int] = []
         self.texts: list[str] = []

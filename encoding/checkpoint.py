@@ -23,6 +23,10 @@ _EMBEDDED_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cac
 # Part of every fingerprint: raise it when the vectors that `Encoder` makes from the same files change.
 ENCODING_REVISION = 1
 
+_IDLE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
+"""Settings of a configuration that change no vector: who saved it, from where, and as what weights are stored.
+`encoding/model.py` computes in the type that it chooses, whatever is asked for here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -71,7 +75,9 @@ def _fingerprint(layout: Layout, weights: str) -> str:
         "max_tokens": layout.document.length,
     }
     code = files.model_code(layout.backbone, parts["config"])
-    if code:
+    if not code:  # which may read any of it
+        parts["config"] = {name: value for name, value in parts["config"].items() if name not in _IDLE}
+    else:
         parts["code"] = {path.name: _file_sha256(path) for path in code}
     parts |= _beyond_plain(layout)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

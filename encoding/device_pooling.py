@@ -17,9 +17,6 @@ from torch.nn.utils.rnn import pad_sequence
 from encoding.pooling import pool_batch
 from encoding.transfers import to_device
 
-EXACT = {"enable_fp_fusion": False}
-"""For the launch: a fused multiply-add rounds once where torch, which the distances come from, rounds twice."""
-
 _LEAST_BLOCK = 32  # tokens: one for each thread of a warp
 _TOKENS_A_WARP = 256  # eight for each thread; and what one warp reduces needs no shared memory
 _MOST_WARPS = 16
@@ -76,10 +73,10 @@ def _clusters(tokens: torch.Tensor, counts: torch.Tensor, joins: torch.Tensor, p
     """
     from triton import next_power_of_2
 
-    from encoding.pooling_kernel import join_clusters  # Triton is there where a GPU is
+    from encoding.pooling_kernel import EXACT, join_clusters  # Triton is there where a GPU is
 
     passages, longest, _ = tokens.shape
-    squares = (1 - tokens @ tokens.mT).square_()
+    squares = (1 - tokens @ tokens.mT).clamp_(min=0).square_()  # as `pooling.py` has it
     clusters = torch.empty((passages, longest), dtype=torch.int64, device=tokens.device)
     block = max(_LEAST_BLOCK, next_power_of_2(longest))
     join_clusters[(passages,)](

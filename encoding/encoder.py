@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from encoding.batches import batches_by_length, halving, one_ahead, windows_by_length
 from encoding.checkpoint import Checkpoint, open_checkpoint
+from encoding.chunking import Chunker
 from encoding.inputs import SideTokenizer, Token, TokenizedText, load_tokenizer
 from encoding.model import TokenModel
 from encoding.pooling import pool_batch, pooled_groups
@@ -60,6 +61,16 @@ class Encoder:
     def document_markers(self) -> int:
         """Tokens of a passage that are not its text's: the markers, and those of the prompt."""
         return self._documents.added
+
+    def chunker(self, passage_tokens: int, overlap_tokens: int = 0) -> Chunker:
+        """What cuts documents into passages that this encoder reads whole. Raises InputError for too little room."""
+        return Chunker(
+            self.tokenizer,
+            passage_tokens=passage_tokens,
+            overlap_tokens=overlap_tokens,
+            markers=self.document_markers,
+            lengths=self._documents.lengths,
+        )
 
     def encode(self, texts: Sequence[str], pool_factor: int = 1) -> Iterator[Batch]:
         """Encode the texts of documents in batches of similar length, shortest first.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +47,11 @@ class SideTokenizer:
 
     def __init__(self, layout: Layout, side: Side) -> None:
         self._side = side
-        self._tokenizer = load_tokenizer(layout)
+        self._lowered = layout.lowercase == "all"
+        self._tokenizer = _tokenizer(layout.backbone, lowercase=layout.lowercase == "words")
         markers = self._tokenizer.encode("").ids
-        self.added = len(markers) + (side.marker is not None) + len(self._plain_ids(side.prompt))
+        self._markers = len(markers) + (side.marker is not None)
+        self.added = self._markers + len(self._plain_ids(side.prompt))
         if self.added >= side.length:
             raise InputError(
                 f"encoder: {layout.backbone} puts {self.added} tokens of markers and prompt to each query or document, "
@@ -71,10 +74,12 @@ class SideTokenizer:
         """The tokens of a text whose vectors are kept, in the order of the vectors."""
         encoded = self._tokenizer.encode(self._read(text))
         prompted = self._side.prompt + text
+        places = self._places(prompted)
         # Where the text begins in what the tokenizer read.
         shift = len(self._side.prompt) - (len(prompted) - len(prompted.lstrip()) if self._side.strip else 0)
         inside = zip(encoded.offsets, encoded.special_tokens_mask, strict=True)
-        spans = [None if special or end <= max(start, shift) else (start, end) for (start, end), special in inside]
+        told = [((places[start], places[max(end - 1, 0)] + (end > start)), special) for (start, end), special in inside]
+        spans = [None if special or end <= max(start, shift) else (start, end) for (start, end), special in told]
         own = [span and (max(span[0] - shift, 0), span[1] - shift) for span in spans]
         if self._marker is not None:
             own = [*own[:1], None, *own[1:]]
@@ -83,9 +88,23 @@ class SideTokenizer:
         spelled = [self._tokenizer.id_to_token(one) or "" for one in made.ids.tolist()]
         return [Token(*one) for one, kept in zip(zip(spelled, own, strict=True), made.kept, strict=True) if kept]
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens `tokenize` makes of each text, before expansion, were none of them cut off."""
+        encoded = self._tokenizer.encode_batch_fast(list(map(self._read, texts)), add_special_tokens=False)
+        return [self._markers + sum(len(part.ids) for part in [one, *one.overflowing]) for one in encoded]
+
     def _read(self, text: str) -> str:
         text = self._side.prompt + text
-        return well_formed(text.strip() if self._side.strip else text)
+        text = well_formed(text.strip() if self._side.strip else text)
+        return text.lower() if self._lowered else text
+
+    def _places(self, prompted: str) -> Sequence[int]:
+        """Where in the text with its prompt, without white space around it, each place of what is read lies."""
+        stripped = prompted.strip() if self._side.strip else prompted
+        if not self._lowered:
+            return range(len(stripped) + 1)
+        # The dotted capital I alone is two characters in lower case.
+        return [at for at, one in enumerate(stripped) for _ in one.lower()] + [len(stripped)]
 
     def _tokenized(self, texts: Sequence[list[int]]) -> list[TokenizedText]:
         """Texts as the tokenizer has them, all at once: arrays of one text cost more than they hold."""
@@ -134,14 +153,18 @@ class SideTokenizer:
 
 def load_tokenizer(layout: Layout) -> Tokenizer:
     """The tokenizer of a checkpoint, without padding and truncation. Raises InputError when it cannot be read."""
-    path = layout.backbone / TOKENIZER
+    return _tokenizer(layout.backbone, lowercase=layout.lowercase is not None)
+
+
+def _tokenizer(folder: Path, *, lowercase: bool) -> Tokenizer:
+    path = folder / TOKENIZER
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises Exception itself
         raise InputError(f"encoder: {path} is not a tokenizer ({error}).") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    if layout.lowercase:
+    if lowercase:
         own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     return tokenizer

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
+import shutil
 import uuid
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from encoding.layouts.files import WEIGHTS, first_line, may_run_code
+from encoding.layouts.files import MODULES, WEIGHTS, first_line, may_run_code, read_modules, weight_files
 from index_format.errors import InputError, StorageError, storage_error
 from index_format.files import default_cache_directory
 from index_format.store import open_store
@@ -24,6 +26,8 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SETTINGS = ("*.json", "*.txt", "artifact.metadata")
 _CODE = ".py"
 _KEPT_SUFFIXES = (".json", ".txt", ".metadata", ".safetensors", ".bin")
+_PICKLED = "pytorch_model*.bin"
+_WEIGHED = ("Transformer", "Dense")  # the modules that have weights
 _OTHER_RUNTIMES = ("onnx/", "openvino/")
 
 
@@ -73,17 +77,19 @@ def _embedded_folder() -> Path:
 
 @lru_cache(maxsize=8)
 def _from_hub(name: str) -> Path:
-    """A snapshot in the hub's own cache; pickled weights are fetched only where there are no others."""
+    """A snapshot in the hub's own cache; pickled weights are fetched only of modules that have no others."""
     from huggingface_hub import snapshot_download
 
     others = [f"{folder}*" for folder in _OTHER_RUNTIMES]
-    settings = [*_SETTINGS, f"*{_CODE}"] if may_run_code() else _SETTINGS
+    settings = [*_SETTINGS, f"*{_CODE}"] if may_run_code() else [*_SETTINGS]
     try:
-        for weights in ("*.safetensors", "*.bin"):
-            folder = Path(snapshot_download(name, allow_patterns=[*settings, weights], ignore_patterns=others))
-            if any(folder.rglob(weights)):
-                break
-    except (OSError, ValueError) as error:  # all of the hub's errors are one or the other
+        folder = Path(snapshot_download(name, allow_patterns=[*settings, "*.safetensors"], ignore_patterns=others))
+        pickled = [f"{module}{_PICKLED}" for module in _without_weights(folder)]
+        if pickled:
+            folder = Path(snapshot_download(name, allow_patterns=[*settings, *pickled], ignore_patterns=others))
+    except InputError:
+        raise
+    except Exception as error:  # the hub's own, those of the connection below it, and of files that are none
         raise InputError(
             f"encoder: {name!r} is no folder here, and the Hugging Face hub did not give it ({first_line(error)}). "
             "Check the name and the connection, or fetch the model elsewhere and name its folder."
@@ -91,38 +97,66 @@ def _from_hub(name: str) -> Path:
     return folder
 
 
+def _without_weights(folder: Path) -> list[str]:
+    """Where in a snapshot weights are still to come: "" for its root, or a module's folder, ending with a slash."""
+    modules = read_modules(folder) if (folder / MODULES).is_file() else [("Transformer", folder)]
+    lacking = [path.relative_to(folder) for kind, path in modules if kind in _WEIGHED and not weight_files(path)]
+    return [f"{one.as_posix()}/" if one.parts else "" for one in lacking]
+
+
 @lru_cache(maxsize=8)
 def _from_bucket(address: str) -> Path:
-    """A folder of the cache that holds what is under `address`.
+    """A folder of the cache that holds what is under `address`, named by its content.
 
     Each process fetches the files once: a bucket has no hash to trust, and weights of a finetuned model have the
     size of those before.
     """
-    store = open_store(address)
-    kept = (*_KEPT_SUFFIXES, _CODE) if may_run_code() else _KEPT_SUFFIXES
+    place = default_cache_directory().parent / "encoders"
+    incoming = place / f"{uuid.uuid4().hex}.part"
+    state, keys = hashlib.sha256(), []
     try:
-        wanted = [key for key in store.list("") if key.endswith(kept) and ".." not in key.split("/")]
-        contents = {key: store.get(key) for key in wanted if not key.startswith(_OTHER_RUNTIMES)}
+        for key, data in _objects(address):
+            state.update(f"{key}\0".encode() + hashlib.sha256(data).digest())
+            _write(incoming / key, data)
+            keys.append(key)
+        if not keys:
+            raise InputError(f"encoder: there is no model at {address}.")
+        return _put_in_place(incoming, keys, place / state.hexdigest())
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _objects(address: str) -> Iterator[tuple[str, bytes]]:
+    """The files of the encoder in a bucket, one at a time: together they may be larger than memory."""
+    try:
+        store = open_store(address)
+        for key in filter(_is_wanted, store.list("")):
+            yield key, store.get(key)
     except StorageError as error:
         raise InputError(f"encoder: {address} cannot be read. {error}") from error
-    if not contents:
-        raise InputError(f"encoder: there is no model at {address}.")
-    state = hashlib.sha256()
-    for key, data in contents.items():
-        state.update(f"{key}\0".encode() + hashlib.sha256(data).digest())
-    folder = default_cache_directory().parent / "encoders" / state.hexdigest()
-    for key, data in contents.items():
-        _write(folder / key, data)
-    return folder
+
+
+def _is_wanted(key: str) -> bool:
+    """Whether an object is a file that an encoder is read from. Its key must name a place below the folder."""
+    kept = (*_KEPT_SUFFIXES, _CODE) if may_run_code() else _KEPT_SUFFIXES
+    inside = not {"", ".", ".."} & set(key.split("/"))
+    return inside and key.endswith(kept) and not key.startswith(_OTHER_RUNTIMES)
 
 
 def _write(path: Path, data: bytes) -> None:
-    if path.is_file() and path.read_bytes() == data:
-        return
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
+        path.write_bytes(data)
     except OSError as error:
         raise storage_error("write", str(path), error) from error
+
+
+def _put_in_place(incoming: Path, keys: Sequence[str], folder: Path) -> Path:
+    """Move each file into `folder`, whole, over one of that name: what was there may have been damaged since."""
+    try:
+        for key in keys:
+            (folder / key).parent.mkdir(parents=True, exist_ok=True)
+            (incoming / key).replace(folder / key)
+    except OSError as error:
+        raise storage_error("write", str(folder), error) from error
+    return folder

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
+from encoding.batches import is_out_of_memory
 from encoding.cpu_linear import use_packed_linears
 from encoding.device_pooling import pool_rows
 from encoding.inputs import TokenizedText
@@ -59,12 +60,14 @@ class TokenModel:
         """One token through all of it: better here than after an hour. Raises InputError where the parts do not fit."""
         try:
             self.vectors([TokenizedText(np.zeros(1, np.int64), 1, np.ones(1, bool))])
-        except torch.OutOfMemoryError:
+        except InputError:
             raise
-        except (IndexError, RuntimeError) as error:
+        except Exception as error:  # whatever the code of some hundred architectures raises
+            if is_out_of_memory(error):
+                raise
             raise InputError(
                 f"encoder: the parts of {self._folder} do not fit together ({first_line(error)}). "
-                "Use the files as the model's package saved them."
+                "Use the files as the model's package saved them, of an encoder that reads tokens alone."
             ) from error
 
     def vectors(self, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
@@ -94,7 +97,7 @@ class TokenModel:
             if wholes is not None:
                 pooled = torch.cat([wholes[:, None], pooled], dim=1)
                 left = torch.cat([torch.ones_like(left[:, :1]), left], dim=1)
-            return StartedVectors(pooled.flatten(0, 1), counts, self._folder, left)
+            return StartedVectors(pooled.flatten(0, 1), left, self._folder)
         if wholes is not None:
             rows = torch.cat([wholes, rows])[self._sent(_wholes_first(counts))]
             counts = [count + 1 for count in counts]
@@ -155,7 +158,7 @@ def _load_transformer(layout: Layout, dtype: torch.dtype) -> torch.nn.Module:
     if missing:
         raise InputError(f"encoder: the weights in {folder} lack {', '.join(missing[:3])} ({len(missing)} in all).")
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # type: ignore[assignment]  # its one vector for each text would be computed for nothing
+        model.pooler = _NoPooler()  # its one vector for each text would be computed for nothing
     return model.eval()
 
 
@@ -171,6 +174,13 @@ def _from_files(folder: Path, dtype: torch.dtype, attention: str) -> tuple[torch
         trust_remote_code=own_code,
         output_loading_info=True,
     )
+
+
+class _NoPooler(torch.nn.Module):
+    """In place of a pooler, which some architectures call without asking whether they have one."""
+
+    def forward(self, *_: object, **_more: object) -> None:
+        """Nothing."""
 
 
 class _Projection(torch.nn.Module):

@@ -6,6 +6,7 @@ and Adams 2024). A mean is not made a unit vector again: the further its tokens 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cache
 
@@ -15,10 +16,14 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 from threadpoolctl import ThreadpoolController
 
+_limited = threading.Lock()
+"""Held while BLAS is limited to one thread: the number is the process's, and whoever ends last would set back what it
+found, which is the limit of another. scipy keeps Python's lock anyway, so threads lose nothing by waiting."""
+
 
 def pool_batch(batch: Sequence[NDArray[np.float32]], factor: int, *, protected: int) -> list[NDArray[np.float32]]:
     """`pool_tokens` of each passage. Products this small are quicker on one thread than on all."""
-    with _blas().limit(limits=1, user_api="blas"):
+    with _limited, _blas().limit(limits=1, user_api="blas"):
         return [pool_tokens(vectors, factor, protected=protected) for vectors in batch]
 
 
@@ -40,7 +45,7 @@ def pool_tokens(vectors: NDArray[np.float32], factor: int, *, protected: int) ->
 
 def pooled_groups(vectors: NDArray[np.float32], factor: int, *, protected: int) -> list[list[int]]:
     """The tokens of which each vector of `pool_tokens` is the mean, by their places among the unpooled."""
-    with _blas().limit(limits=1, user_api="blas"):
+    with _limited, _blas().limit(limits=1, user_api="blas"):
         clusters = _clusters(vectors[protected:], factor)
     if clusters is None:
         return [[one] for one in range(len(vectors))]
@@ -53,7 +58,8 @@ def _clusters(free: NDArray[np.float32], factor: int) -> NDArray[np.intp] | None
     wanted = max(len(free) // factor, 1)
     if wanted >= len(free):
         return None
-    distances = 1 - free @ free.T
+    # The product of a vector with its equal may round to more than 1, and scipy refuses a distance below 0.
+    distances = np.maximum(1 - free @ free.T, 0)
     condensed = squareform(distances, checks=False)
     labels = hierarchy.fcluster(hierarchy.linkage(condensed, "ward"), wanted, "maxclust")
     _, firsts, numbers = np.unique(labels, return_index=True, return_inverse=True)

@@ -14,6 +14,9 @@ import triton.language as tl
 
 NEVER = tl.constexpr(float("inf"))
 
+EXACT = {"enable_fp_fusion": False}
+"""For every launch: a fused multiply-add rounds once where torch, and SPEC §6.2, round twice."""
+
 SIZES = ["longest", "protected"]
 """Arguments that differ from batch to batch: no value of theirs is compiled for."""
 

@@ -21,16 +21,15 @@ def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
 class StartedVectors:
     """Vectors that a device is at work on, on their way to the processor's memory."""
 
-    def __init__(
-        self, rows: torch.Tensor, counts: Sequence[int], folder: Path, left: torch.Tensor | None = None
-    ) -> None:
-        """rows: float32 [n, D] of all texts, one below the other. counts: how many are each one's. folder: the model's.
+    def __init__(self, rows: torch.Tensor, counts: Sequence[int] | torch.Tensor, folder: Path) -> None:
+        """rows: float32 [n, D] of all texts, one below the other. folder: the model's.
 
-        left: bool [texts, places] where each text has as many rows as another, and which of them are vectors.
+        counts: how many rows are each text's; or, where each has as many as another, which of them are vectors,
+        bool [texts, places].
         """
-        self._counts, self._folder = counts, folder
+        self._counts = _on_the_way(counts) if isinstance(counts, torch.Tensor) else counts
+        self._folder = folder
         self._rows, self._finite = _on_the_way(rows), _on_the_way(torch.isfinite(rows).all())
-        self._left = None if left is None else _on_the_way(left)
         self._arrived = torch.cuda.Event() if rows.is_cuda else None  # type: ignore[no-untyped-call]
         if self._arrived is not None:
             self._arrived.record()
@@ -48,9 +47,8 @@ class StartedVectors:
                 "weights are damaged, or too large for the precision of this device."
             )
         found, counts = self._rows.numpy(), self._counts
-        if self._left is not None:
-            left = self._left.numpy()
-            found, counts = found[left.ravel()], left.sum(axis=1).tolist()
+        if isinstance(counts, torch.Tensor):
+            found, counts = found[counts.flatten().numpy()], counts.sum(dim=1).tolist()
         elif self._arrived is not None:
             found = found.copy()  # pinned memory is scarce, and goes back at once
         return np.split(found, np.cumsum(counts)[:-1])

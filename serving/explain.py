@@ -126,12 +126,7 @@ def vector_spans(encoder: Encoder, manifest: Manifest, hit: Hit) -> list[list[Sp
 
 def chunker_of(encoder: Encoder, manifest: Manifest) -> Chunker:
     """What cuts documents of an index into passages."""
-    return Chunker(
-        encoder.tokenizer,
-        passage_tokens=manifest.chunking.passage_tokens,
-        overlap_tokens=manifest.chunking.overlap_tokens,
-        markers=encoder.document_markers,
-    )
+    return encoder.chunker(manifest.chunking.passage_tokens, manifest.chunking.overlap_tokens)
 
 
 def _spans(token: Token, encoded: EncodedText) -> list[Span]:

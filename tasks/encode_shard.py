@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from encoding.checkpoint import Checkpoint, open_checkpoint
-from encoding.chunking import Chunker, Passage
+from encoding.chunking import Passage
 from encoding.encoder import Encoder, load_encoder
 from encoding.memory import give_back
 from index_format import keys, schema
@@ -209,12 +209,7 @@ def _content(table: pa.Table, encoder: Encoder, codec: Codec, chunking: Chunking
 
 def _chunk(table: pa.Table, encoder: Encoder, chunking: ChunkingRecord) -> tuple[NDArray[np.uint32], list[Passage]]:
     """The passages of all documents in order, and the row of each one's document."""
-    chunker = Chunker(
-        encoder.tokenizer,
-        passage_tokens=chunking.passage_tokens,
-        overlap_tokens=chunking.overlap_tokens,
-        markers=encoder.document_markers,
-    )
+    chunker = encoder.chunker(chunking.passage_tokens, chunking.overlap_tokens)
     found = chunker.passages_of(list(zip(table["text"].to_pylist(), table["title"].to_pylist(), strict=True)))
     rows = np.repeat(np.arange(len(found), dtype=np.uint32), list(map(len, found)))
     return rows, list(chain.from_iterable(found))

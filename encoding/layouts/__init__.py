@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from encoding.layouts import colbert, multi_vector, plain, pylate
-from encoding.layouts.files import CONFIG, MODEL_SETTINGS, MODULES, first_line, read_modules, read_optional_json
+from encoding.layouts.files import (
+    ADAPTER,
+    CONFIG,
+    MODEL_SETTINGS,
+    MODULES,
+    first_line,
+    read_modules,
+    read_optional_json,
+)
 from encoding.layouts.layout import Layout, Side
 from index_format.errors import InputError
 
@@ -27,13 +35,24 @@ def read_layout(folder: Path) -> Layout:
 def _refuse_odd(side: Side) -> None:
     texts = {"prompt": side.prompt, "marker": side.marker or ""}
     texts |= {f"skipped word {word!r}": word for word in side.skip.words}
+    texts |= {"token of the expansion": side.expansion.token} if side.expansion else {}
     odd = [name for name, text in texts.items() if not isinstance(text, str)]
     if odd or not isinstance(side.length, int):
         raise TypeError(f"{odd[0]} is no text" if odd else f"length {side.length!r} is no integer")
 
 
+def _refuse_adapter(folder: Path) -> None:
+    """transformers would load it where peft is installed, and only there; no fingerprint covers its weights."""
+    if (folder / ADAPTER).is_file():
+        raise InputError(
+            f"encoder: {folder} holds an adapter ({ADAPTER}). Merge it into its base model, and save that without it."
+        )
+
+
 def _read(folder: Path) -> Layout:
     modules = read_modules(folder) if (folder / MODULES).is_file() else []
+    for place in {folder, *(path for _, path in modules)}:
+        _refuse_adapter(place)
     kinds = [kind for kind, _ in modules]
     settings = read_optional_json(folder / MODEL_SETTINGS)
     if settings.get("model_type") == "MultiVectorEncoder" or "MultiVectorMask" in kinds:
@@ -43,6 +62,4 @@ def _read(folder: Path) -> Layout:
     config = read_optional_json(folder / CONFIG)
     if "HF_ColBERT" in (config.get("architectures") or []):
         return colbert.read(folder, config)
-    if (folder / "adapter_config.json").is_file() and not config:
-        raise InputError(f"encoder: {folder} holds an adapter only. Merge it into its base model and save that.")
     return plain.read(folder, modules, settings)

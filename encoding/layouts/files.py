@@ -20,6 +20,7 @@ PICKLED_WEIGHTS = "pytorch_model.bin"
 TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 MODEL_SETTINGS = "config_sentence_transformers.json"
 MODULES = "modules.json"
+ADAPTER = "adapter_config.json"
 
 _POSITIONS = "max_position_embeddings"  # in its configuration; a few architectures have none
 _USUAL_TOKENS = {"mask_token": ("[MASK]", "<mask>"), "eos_token": ("</s>",), "pad_token": ("[PAD]", "<pad>")}
@@ -152,6 +153,15 @@ def positions(folder: Path, config: Settings) -> int:
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         return most - 2  # these begin to count after the padding token
     return most
+
+
+def transformer_settings(backbone: Path) -> Settings:
+    """What sentence-transformers 6 set for a Transformer. Raises InputError for settings that would be left out."""
+    path = backbone / TRANSFORMER_SETTINGS
+    settings = read_optional_json(path)
+    if settings.get("processing_kwargs"):
+        raise InputError(f"encoder: {path} has processing_kwargs, not supported.")
+    return settings
 
 
 def usual_length(folder: Path, config: Settings) -> int:

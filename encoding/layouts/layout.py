@@ -17,6 +17,9 @@ SkipRule = Literal["token", "token or unknown", "first token"]
 # How a model that was trained to make one vector of a whole text makes it of its token states.
 Whole = Literal["mean", "cls"]
 
+# What of a text is made lower case: all but the special tokens that it spells, or those too, which then are none.
+Lowercase = Literal["words", "all"]
+
 
 @dataclass(frozen=True, slots=True)
 class Skip:
@@ -83,4 +86,4 @@ class Layout:
     projections: tuple[Projection, ...] = ()
     keep_markers: bool = True
     whole: Whole | None = None
-    lowercase: bool = False
+    lowercase: Lowercase | None = None

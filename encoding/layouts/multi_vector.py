@@ -19,13 +19,10 @@ def read(folder: Path, modules: Modules, settings: files.Settings) -> Layout:
     if "Normalize" not in [kind for kind, _ in modules]:
         raise InputError(f"encoder: {folder} does not normalise its vectors, and MaxSim here is of unit vectors.")
     config = files.read_json(backbone / files.CONFIG)
-    own = files.read_optional_json(backbone / files.TRANSFORMER_SETTINGS)
-    if own.get("processing_kwargs"):
-        raise InputError(f"encoder: {backbone / files.TRANSFORMER_SETTINGS} has processing_kwargs, not supported.")
+    own = files.transformer_settings(backbone)
     dense = projections(modules)
     usual, most = files.usual_length(backbone, config), files.positions(backbone, config)
     prompts = settings.get("prompts") or {}
-    passages = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), None)
     skips = _skips(modules)
     return Layout(
         kind="MultiVectorEncoder",
@@ -34,11 +31,11 @@ def read(folder: Path, modules: Modules, settings: files.Settings) -> Layout:
         query=_query(backbone, own, usual, most, prompts.get("query") or "", skips["query"]),
         document=Side(
             length=min(own.get("document_length") or usual, most),
-            prompt=passages or "",
+            prompt=prompts.get("document") or "",
             skip=skips["document"],
         ),
         projections=dense,
-        lowercase=bool(own.get("do_lower_case")),
+        lowercase="words" if own.get("do_lower_case") else None,
     )
 
 
@@ -65,5 +62,6 @@ def _skips(modules: Modules) -> dict[str, Skip]:
     if config.get("keep_only_token_ids"):
         raise InputError(f"encoder: {mask} keeps only the tokens of images, and Colonnade indexes text.")
     skip = Skip(tuple(config.get("skiplist_words") or ()), "token")
-    tasks = config.get("skiplist_tasks") or ["document"]
+    tasks = config.get("skiplist_tasks")
+    tasks = ["document"] if tasks is None else [tasks] if isinstance(tasks, str) else tasks
     return {side: skip if side in tasks else Skip() for side in ("query", "document")}

@@ -30,16 +30,15 @@ def read(folder: Path, modules: Modules, settings: files.Settings) -> Layout:
     dense = projections(modules)
     length = files.usual_length(backbone, config)
     prompts = settings.get("prompts") or {}
-    passages = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), None)
-    own = files.read_optional_json(backbone / files.TRANSFORMER_SETTINGS)
+    own = files.transformer_settings(backbone)
     return Layout(
         kind="plain",
         backbone=backbone,
         dim=files.rows(dense[-1]) if dense else files.positive(config, "hidden_size", backbone / files.CONFIG),
         query=Side(length, prompts.get("query") or "", skip=_SKIP),
-        document=Side(length, passages or "", skip=_SKIP),
+        document=Side(length, prompts.get("document") or "", skip=_SKIP),
         projections=dense,
         keep_markers=False,
         whole=whole_vector(modules),
-        lowercase=bool(own.get("do_lower_case")),
+        lowercase="words" if own.get("do_lower_case") else None,
     )

@@ -25,6 +25,7 @@ def read(folder: Path, modules: Modules, settings: files.Settings) -> Layout:
     prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name")) or ""
     expansion = Expansion(query_length, _filling(backbone), bool(settings.get("attend_to_expansion_tokens")))
     words = _setting(settings, "skiplist_words", list(string.punctuation))
+    own = files.read_optional_json(backbone / files.TRANSFORMER_SETTINGS)
     return Layout(
         kind="PyLate",
         backbone=backbone,
@@ -44,7 +45,7 @@ def read(folder: Path, modules: Modules, settings: files.Settings) -> Layout:
             strip=True,
         ),
         projections=dense,
-        lowercase=bool(files.read_optional_json(backbone / files.TRANSFORMER_SETTINGS).get("do_lower_case")),
+        lowercase="all" if own.get("do_lower_case") else None,
     )
 
 

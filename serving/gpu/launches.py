@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from encoding.pooling_kernel import EXACT
 from serving.gpu import kernels
 from serving.gpu.query import LanesOnDevice
 from serving.gpu.resident import Resident
-
-EXACT = {"enable_fp_fusion": False}
-"""For every launch: a fused multiply-add rounds once where SPEC §6.2 asks for two roundings."""
 
 _RUN = 8  # neighbouring passages that a program scores one after the other
 _SHORT_TILE = 16

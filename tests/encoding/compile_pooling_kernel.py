@@ -9,8 +9,8 @@ import json
 import re
 import sys
 
-from encoding.device_pooling import EXACT, warps_for
-from encoding.pooling_kernel import SIZES, join_clusters
+from encoding.device_pooling import warps_for
+from encoding.pooling_kernel import EXACT, SIZES, join_clusters
 from tests.gpu_compiler import ptx_of
 
 POINTERS = {"squares": "*fp32", "counts": "*i64", "joins": "*i64", "clusters": "*i64"}

@@ -153,6 +153,15 @@ def test_the_fingerprint_stays_when_the_folder_moves(folder: Path) -> None:
     assert moved.name != before.name
 
 
+@pytest.mark.parametrize("setting", ["transformers_version", "_name_or_path", "dtype", "torch_dtype"])
+def test_the_fingerprint_stays_when_another_release_saved_the_configuration(folder: Path, setting: str) -> None:
+    """Who saved it, from where, and as what weights are stored: vectors are computed in a type of our choice."""
+    before = open_checkpoint(str(folder)).fingerprint
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {setting: "float16"}))
+    assert open_checkpoint(str(folder)).fingerprint == before
+
+
 def test_the_fingerprint_stays_when_files_that_decide_nothing_change(folder: Path) -> None:
     """A README or a model card is no part of the encoder."""
     before = open_checkpoint(str(folder)).fingerprint

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from encoding.checkpoint import EMBEDDED
-from encoding.chunking import Chunker, Passage
-from encoding.encoder import load_encoder
+from encoding.checkpoint import EMBEDDED, open_checkpoint
+from encoding.chunking import Chunker, Passage, _splitter
+from encoding.encoder import Encoder, load_encoder
 from index_format.errors import InputError
 
+GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 LIMIT = 32  # tokens; small, so that short texts make several passages
 SENTENCES = [
     f"The {bird} {deed} above the {place} until the evening came."
@@ -192,6 +194,42 @@ def test_overlapping_passages_fit_the_encoder(tokenizer: Tokenizer, text: str, t
         assert passage.start <= covered < passage.end
         covered = passage.end
     assert covered == len(text)
+
+
+@pytest.fixture(scope="module")
+def byte_level() -> Encoder:
+    """ModernBERT's kind of tokenizer: a space belongs to the token behind it, so a text joined is not its parts."""
+    return Encoder(open_checkpoint(str(GOLDEN / "pylate-modernbert")), "cpu")
+
+
+@given(text=any_text, title=titles, overlap=st.sampled_from([0, LIMIT // 4]))
+@example(text=",." * 200, title="G", overlap=0)
+@example(text=" , a, b , c" * 60, title="Copper meadow", overlap=8)
+@settings(max_examples=50, deadline=None)
+def test_no_token_of_a_passage_is_beyond_the_room(
+    byte_level: Encoder, text: str, title: str | None, overlap: int
+) -> None:
+    """Counted joined, title and markers with the text, as the encoder reads it, which would cut off the rest."""
+    passages = byte_level.chunker(LIMIT, overlap).passages(text, title)
+    own = Tokenizer.from_file(str(GOLDEN / "pylate-modernbert" / "tokenizer.json"))
+    own.no_padding()
+    own.no_truncation()
+    for passage in passages:
+        alone = passage.end - passage.start == 1  # a character may be several tokens, and cannot be cut
+        assert alone or len(own.encode(passage.encoded_text.strip()).ids) + 1 <= LIMIT
+    assert {place for one in passages for place in range(one.start, one.end)} == set(range(len(text)))
+
+
+def test_titles_of_many_lengths_share_few_splitters(tokenizer: Tokenizer) -> None:
+    """Each is a copy of the tokenizer; and a second chunker takes those of the first."""
+    _splitter.cache_clear()
+    Chunker(tokenizer, passage_tokens=256).passages_of([(SENTENCES[0], "copper " * words) for words in range(120)])
+    assert _splitter.cache_info().misses <= 20
+    assert _splitter.cache_info().currsize <= 6
+    _splitter.cache_clear()
+    for _ in range(3):
+        Chunker(tokenizer, passage_tokens=256).passages(SENTENCES[0], "copper")
+    assert _splitter.cache_info().misses == 1
 
 
 def test_the_title_goes_before_every_passage(chunker: Chunker) -> None:

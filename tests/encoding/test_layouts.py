@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from transformers import MPNetConfig, MPNetModel
+from transformers import MPNetConfig, MPNetModel, SqueezeBertConfig, SqueezeBertModel, T5Config, T5Model
 
 from encoding.checkpoint import open_checkpoint
 from encoding.encoder import Encoder
+from encoding.inputs import SideTokenizer
 from index_format.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
@@ -28,6 +29,10 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     copied = tmp_path / "model"
     shutil.copytree(GOLDEN / request.param, copied, ignore=shutil.ignore_patterns("golden-*"))
     return copied
+
+
+def _expansion(token: object) -> dict[str, object]:
+    return {"query_expansion": {"strategy": "fixed", "length": 24, "token": token}}
 
 
 def _change(path: Path, **changes: object) -> None:
@@ -80,6 +85,110 @@ def test_an_architecture_without_sdpa_is_encoded_all_the_same(tmp_path: Path) ->
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     MPNetModel(MPNetConfig(vocab_size=words, max_position_embeddings=66, **small)).save_pretrained(tmp_path)
     assert np.isfinite(_encoder(tmp_path).encode_query(TEXT)).all()
+
+
+def test_an_architecture_that_asks_for_its_pooler_is_encoded_all_the_same(tmp_path: Path) -> None:
+    """SqueezeBERT: its vector of the whole text is not wanted, and the call must go somewhere."""
+    shutil.copy(GOLDEN / "pylate-bert" / "tokenizer.json", tmp_path)
+    words = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
+    groups = ("q", "k", "v", "post_attention", "intermediate", "output")
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    small |= {"embedding_size": 32} | {f"{one}_groups": 1 for one in groups}
+    SqueezeBertModel(SqueezeBertConfig(vocab_size=words, **small)).save_pretrained(tmp_path)
+    assert np.isfinite(_encoder(tmp_path).encode_query(TEXT)).all()
+
+
+def test_an_architecture_that_reads_more_than_tokens_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    """T5 wants the text of its decoder, too; whatever its code raises becomes the reason."""
+    shutil.copy(GOLDEN / "pylate-bert" / "tokenizer.json", tmp_path)
+    words = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
+    small = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    T5Model(T5Config(vocab_size=words, **small)).save_pretrained(tmp_path)
+    _change(tmp_path / "config.json", hidden_size=32)
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
+    with pytest.raises(InputError, match=r"parts of .* do not fit together \(.*\)\. Use the files as"):
+        _encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "queries", "documents"),
+    [(None, 0, 3), ([], 0, 0), ("query", 3, 0), (["query", "document"], 3, 3)],
+)
+@pytest.mark.parametrize("folder", ["multi-vector-bert"], indirect=True)
+def test_words_are_skipped_on_the_sides_that_the_mask_names(
+    folder: Path, tasks: object, queries: int, documents: int
+) -> None:
+    """Documents where it says nothing, and neither where it names none."""
+    _change(folder / "2_MultiVectorMask" / "config.json", skiplist_words=["a", "b", "c"], skiplist_tasks=tasks)
+    layout = open_checkpoint(str(folder)).layout
+    assert (len(layout.query.skip.words), len(layout.document.skip.words)) == (queries, documents)
+
+
+@pytest.mark.parametrize("folder", ["multi-vector-bert"], indirect=True)
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("prompts", [{"passage": "passage: "}, {"corpus": "text: ", "document": None}])
+def test_a_prompt_for_documents_is_the_one_called_document(folder: Path, plain: bool, prompts: dict[str, str]) -> None:
+    """sentence-transformers 6 always has one of that name, empty if need be, and so never takes another."""
+    if plain:
+        modules = json.loads((folder / "modules.json").read_text())
+        (folder / "modules.json").write_text(json.dumps(modules[:1]))
+        (folder / "sentence_bert_config.json").write_text("{}")
+        (folder / SETTINGS).write_text("{}")
+    _change(folder / SETTINGS, prompts=prompts)
+    layout = open_checkpoint(str(folder)).layout
+    assert (layout.kind == "plain", layout.document.prompt) == (plain, "")
+
+
+@pytest.mark.parametrize("folder", ["multi-vector-bert"], indirect=True)
+def test_processing_settings_of_a_plain_encoder_are_refused(folder: Path) -> None:
+    """They would be left out as well as those of the other layout."""
+    (folder / SETTINGS).unlink()
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:1]))
+    (folder / "sentence_bert_config.json").write_text('{"processing_kwargs": {"text": {"max_length": 4}}}')
+    with pytest.raises(InputError, match=r"sentence_bert_config\.json has processing_kwargs"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+@pytest.mark.parametrize("place", [".", "1_Dense"])
+def test_an_adapter_is_refused(folder: Path, place: str) -> None:
+    """Also beside a whole model: transformers would load it or not, as another package is there or not."""
+    (folder / place / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds an adapter .*Merge it"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+@pytest.mark.parametrize(
+    ("text", "alike"),
+    [
+        ("what [MASK] and [SEP] mean", "what [mask] and [sep] mean"),
+        ("[D] HONEY [D]", "[d] honey [d]"),
+        ("ΟΔΟΣ İ honey", "ΟΔΟΣ İ honey".lower()),
+    ],
+)
+def test_pylate_makes_a_text_lower_case_before_anything_is_read_in_it(folder: Path, text: str, alike: str) -> None:
+    """So it can spell no special token, and sigma at the end of a word is that of Python."""
+    _change(folder / "sentence_bert_config.json", do_lower_case=True)
+    layout = open_checkpoint(str(folder)).layout
+    side = SideTokenizer(layout, layout.document)
+    lowered, wanted = side.tokenize([text, alike])
+    np.testing.assert_array_equal(lowered.ids, wanted.ids)
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    peer = own.encode(text.strip().lower()).ids
+    assert [lowered.ids[0], *lowered.ids[2:]] == peer
+    assert side.lengths([text]) == [len(peer) + 1]
+
+
+@pytest.mark.parametrize("folder", ["pylate-bert"], indirect=True)
+def test_spans_are_those_of_the_text_though_lower_case_is_longer(folder: Path) -> None:
+    """The dotted capital I is two characters then."""
+    _change(folder / "sentence_bert_config.json", do_lower_case=True)
+    layout = open_checkpoint(str(folder)).layout
+    text = "  İİ honey İ harbour"
+    spans = [one.span for one in SideTokenizer(layout, layout.query).kept_tokens(text) if one.span]
+    assert [text[start:end] for start, end in spans] == text.split()
 
 
 @pytest.mark.parametrize("folder", ["multi-vector-bert"], indirect=True)
@@ -138,6 +247,8 @@ def test_settings_that_cannot_be_kept_are_refused(
         ("pylate-bert", SETTINGS, {"document_length": 39.5}, r"length 39\.5 is no integer"),
         ("colbert-bert", "artifact.metadata", {"config": [1]}, "'list' object"),
         ("multi-vector-bert", "sentence_bert_config.json", {"query_expansion": "fixed"}, "'str' object"),
+        ("multi-vector-bert", "sentence_bert_config.json", _expansion(5), "token of the expansion is no text"),
+        ("multi-vector-bert", "sentence_bert_config.json", _expansion(["a"]), "token of the expansion is no text"),
     ],
     indirect=["folder"],
 )

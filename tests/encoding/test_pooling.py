@@ -6,6 +6,9 @@ Without a GPU Triton's interpreter runs the kernel of one.
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info
 
 from encoding.device_pooling import pool_rows
 from encoding.encoder import Encoder
-from encoding.pooling import pool_tokens, pooled_groups
+from encoding.pooling import pool_batch, pool_tokens, pooled_groups
 
 GOLDEN = np.load(Path(__file__).parents[1] / "parity" / "golden" / "pooling.npz")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -117,6 +121,47 @@ def test_equal_vectors_become_one() -> None:
     np.testing.assert_allclose(pooled, vectors[: len(pooled)], atol=1e-6)
 
 
+def test_a_passage_may_hold_equal_vectors_whatever_their_product_rounds_to() -> None:
+    """The product of one with its equal is 1 and a little more or less, and neither stops a build."""
+    for seed in range(100):
+        vectors = np.random.default_rng(seed).standard_normal((40, 128)).astype(np.float32)
+        vectors[7] = vectors[20]
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        groups = pooled_groups(vectors, 2, protected=1)
+        assert len(pool_tokens(vectors, 2, protected=1)) == len(groups)
+        assert any({7, 20} <= set(group) for group in groups)
+
+
+def test_a_gpu_too_pools_equal_vectors() -> None:
+    """The same clusters, among distances that would be below zero."""
+    random = np.random.default_rng(5)
+    for tokens in (6, 24):
+        vectors = random.standard_normal((tokens, 128)).astype(np.float32)
+        vectors[3] = vectors[1]
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        _assert_a_gpu_pools_as_a_processor([vectors], 2, 0)
+
+
+def test_threads_that_pool_at_once_leave_blas_the_threads_that_it_had() -> None:
+    """Whichever ends first: the number is one of the whole process."""
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+
+    def while_another(comes: threading.Event, waited_for: threading.Event) -> Iterator[NDArray[np.float32]]:
+        comes.set()
+        waited_for.wait(1)
+        yield _unit_vectors(4)
+
+    before = _blas_threads()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(pool_batch, while_another(first_in, second_in), 2, protected=0)
+        assert first_in.wait(20)
+        second = threads.submit(pool_batch, while_another(second_in, first_out), 2, protected=0)
+        first.result()
+        first_out.set()
+        second.result()
+    assert _blas_threads() == before
+
+
 def test_an_encoder_pools_documents_and_no_queries(encoder: Encoder) -> None:
     """A factor of three leaves a third of a passage's token vectors; that of the whole text stays as it is."""
     text = "the heron circled above the quiet harbour while lantern and violin waited"
@@ -131,6 +176,10 @@ def test_an_encoder_pools_documents_and_no_queries(encoder: Encoder) -> None:
 def _unit_vectors(count: int) -> NDArray[np.float32]:
     vectors = np.random.default_rng(20).standard_normal((count, 16)).astype(np.float32)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def _blas_threads() -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 
 def _assert_a_gpu_pools_as_a_processor(passages: list[NDArray[np.float32]], factor: int, protected: int) -> None:
@@ -151,7 +200,7 @@ def _clusters_by_plain_steps(vectors: NDArray[np.float32], factor: int, protecte
     clusters = np.arange(len(vectors))
     free = clusters >= protected
     apart = free[:, None] & free & ~np.eye(len(vectors), dtype=bool)
-    squares = np.where(apart, np.square(1 - vectors @ vectors.T), np.inf).astype(np.float32)
+    squares = np.where(apart, np.square(np.maximum(1 - vectors @ vectors.T, 0)), np.inf).astype(np.float32)
     sizes, height = np.ones(len(vectors), np.float32), -1.0
     joins = max(free.sum() - max(free.sum() // factor, 1), 0)
     while (least := squares.min()) < np.inf and (joins > 0 or least <= height):

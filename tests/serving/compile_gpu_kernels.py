@@ -9,8 +9,9 @@ import json
 import re
 import sys
 
+from encoding.pooling_kernel import EXACT
 from serving.gpu import kernels
-from serving.gpu.launches import EXACT, chunk_bytes
+from serving.gpu.launches import chunk_bytes
 from tests.gpu_compiler import ptx_of
 
 POINTERS = {
