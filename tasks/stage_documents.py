@@ -44,7 +44,7 @@ class StagedDocuments(msgspec.Struct, frozen=True, kw_only=True):
     """What a source holds, seen from an index.
 
     missing: ids that the index holds and no row of the source has, not even one that was set aside.
-    unnamed: rows that were set aside without an id, any of which may have been one of those.
+    unnamed: rows that were set aside without an id or with a blank one, any of which may have been one of those.
     """
 
     shards: list[Shard]
@@ -79,8 +79,9 @@ class _Staging:
     def reject(self, row: Rejected) -> None:
         self.seen += 1
         self.rejected_count += 1
-        self.unnamed += row.id is None
-        if row.id is not None:
+        if row.id is None or not row.id.strip():
+            self.unnamed += 1
+        else:
             self.set_aside_ids.add(id_digest(row.id))
         if len(self.rejected) < _KEPT_REASONS:
             self.rejected.append(row)

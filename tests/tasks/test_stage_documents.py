@@ -164,6 +164,21 @@ def test_documents_that_the_index_holds_are_left_out(index: Index, stage: Stage)
     assert [row["id"] for row in _staged(index, staged.shards)] == ["changed", "deleted", "new"]
 
 
+@pytest.mark.parametrize("lost", [None, "", " ", "\t\u2003"])
+def test_a_row_that_lost_its_id_may_be_any_document(index: Index, stage: Stage, lost: str | None) -> None:
+    """A blank id is as good as none: nothing tells that the document behind it is gone."""
+    add(index, make_recipe(index), {"a": "harbour", "b": "copper"})
+    staged = stage([{"id": "a", "text": "harbour"}, {"id": lost, "text": "copper"}])
+    assert (staged.rejected, staged.missing, staged.unnamed) == (1, ["b"], 1)
+
+
+def test_a_row_that_is_set_aside_with_an_id_is_no_missing_document(index: Index, stage: Stage) -> None:
+    """Its document is known, and stays as it was."""
+    add(index, make_recipe(index), {"a": "harbour", "b": "copper"})
+    staged = stage([{"id": "a", "text": "harbour"}, {"id": "b", "text": ""}])
+    assert (staged.rejected, staged.missing, staged.unnamed) == (1, [], 0)
+
+
 def test_a_source_that_the_index_holds_has_no_shards(index: Index, stage: Stage) -> None:
     """The second run of a flow has nothing to encode."""
     add(index, make_recipe(index), {"a": "harbour", "b": "copper"})
