@@ -23,6 +23,10 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson")
 SUFFIXES = (".parquet", *_DELIMITERS, *_JSON)
 _CSV = "FROM read_csv(?, delim=?, quote='\"', escape='\"', header=true, store_rejects=true, {types})"
+_CSV_REJECTS = """
+SELECT file_path, line, bool_or(error_type = 'UNQUOTED VALUE') AS unquoted, first(error_message)
+FROM reject_errors JOIN (SELECT DISTINCT scan_id, file_id, file_path FROM reject_scans) USING (scan_id, file_id)
+GROUP BY file_id, file_path, line ORDER BY file_id, line"""
 _OBJECTS = "FROM read_ndjson_objects(?, ignore_errors=true)"
 _OBJECT = "OBJECT"
 
@@ -38,7 +42,7 @@ def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[R
                 yield from _read_json(connection, source, files, path)
             elif suffix in _DELIMITERS:
                 yield from _read_relation(_csv_relation(connection, source, _DELIMITERS[suffix], files, path), source)
-                yield from _csv_rejects(connection, source)
+                yield from _csv_rejects(connection)
             else:
                 yield from _read_relation(connection.sql("FROM read_parquet(?)", params=[source.location]), source)
         except (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -111,7 +115,7 @@ def _csv_relation(
 ) -> duckdb.DuckDBPyRelation:
     """CSV as RFC 4180 has it, metadata typed over the whole file; all text where broken rows hide the types."""
     values = [source.location, delimiter]
-    names = _csv_header(files, path, delimiter)
+    names = _csv_header(source.location, files, path, delimiter)
     own = [name for name in (source.id_column, source.title_column, source.text_column) if name in names]
     try:
         types = f"sample_size=-1{', types=?' if own else ''}"
@@ -122,16 +126,24 @@ def _csv_relation(
         return connection.sql(_CSV.format(types="auto_detect=false, columns=?"), params=[*values, columns])
 
 
-def _csv_header(files: Any, path: str, delimiter: str) -> list[str]:
-    first = next(iter(sorted(files.glob(path)))) if not files.isfile(path) else path
+def _csv_header(location: str, files: Any, path: str, delimiter: str) -> list[str]:
+    first = path if files.isfile(path) else min(files.glob(path), default=None)
+    if first is None:
+        raise SourceError(f"{location}: no file matches this pattern.")
     with files.open(first, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
         return next(csv.reader(file, delimiter=delimiter), [])
 
 
-def _csv_rejects(connection: duckdb.DuckDBPyConnection, source: Source) -> Iterator[Rejected]:
-    found = connection.execute("SELECT line, first(error_message) FROM reject_errors GROUP BY line ORDER BY line")
-    for line, message in found.fetchall():
-        yield Rejected(source.location, None, None, f"line {line} is not valid CSV: {message}")
+def _csv_rejects(connection: duckdb.DuckDBPyConnection) -> Iterator[Rejected]:
+    """Lines that are no rows, file by file. Raises SourceError at a quote without an end: it may swallow the rest."""
+    for file, line, unquoted, message in connection.execute(_CSV_REJECTS).fetchall():
+        if unquoted:
+            raise SourceError(
+                f"{file}: line {line}: expected the end of the value that a quote begins there, got text after a "
+                "closing quote or the end of the file; rows after it may be lost. Put values with quotes in quotes "
+                "and double those within."
+            )
+        yield Rejected(file, None, None, f"line {line} is not valid CSV: {message}")
 
 
 def _metadata_columns(source: Source, names: Sequence[str]) -> list[str]:

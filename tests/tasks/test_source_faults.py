@@ -76,6 +76,35 @@ def test_row_numbers_of_a_csv_file_are_distinct(tmp_path: Path) -> None:
     assert [(one.row, one.reason[:7]) for one in found if isinstance(one, Rejected)] == [(None, "line 3 ")]
 
 
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+@pytest.mark.parametrize("rows", [1000, 200_000])
+@pytest.mark.parametrize("start", ['"Quoted start', '"Quoted" start'])
+def test_a_quote_without_an_end_is_refused_with_its_line(
+    tmp_path: Path, suffix: str, delimiter: str, rows: int, start: str
+) -> None:
+    """All rows after it would be one value, neither indexed nor counted."""
+    lines = [f"{number}{delimiter}text of document {number}" for number in range(rows)]
+    lines[10] = f"10{delimiter}{start}"
+    location = put(str(tmp_path), f"rows.{suffix}", "\n".join([f"id{delimiter}text", *lines, ""]).encode())
+    with pytest.raises(SourceError, match=rf"rows\.{suffix}: line 12: .* quote .* Put values with quotes in quotes"):
+        read(location)
+
+
+def test_broken_lines_of_a_pattern_are_set_aside_file_by_file(place: str) -> None:
+    """Equal line numbers in two files are two rows."""
+    files = [put(place, f"part-{number}.csv", b"id,text\na,x\nb,y,z\n") for number in (1, 2)]
+    rows, rejected = read(f"{place}/part-*.csv")
+    assert len(rows) == 2
+    assert [(one.source, one.reason[:7]) for one in rejected] == [(file, "line 3 ") for file in files]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_pattern_that_no_file_matches_is_refused(place: str, suffix: str) -> None:
+    """The error names it."""
+    with pytest.raises(SourceError, match=rf"none\*\.{suffix}: .*[Nn]o file"):
+        read(f"{place}/none*.{suffix}")
+
+
 def test_a_binary_column_is_refused_by_name(tmp_path: Path) -> None:
     """What HTTP cannot answer with is not taken as metadata."""
     table = pa.table({"id": ["a"], "text": ["x"], "raw": pa.array([b"\xff\xfe"], pa.binary())})
