@@ -130,8 +130,15 @@ def remove_staged(address: str, run_id: str) -> None:
 
 def content_hash(title: str | None, text: str, metadata: dict[str, object] | None) -> bytes:
     """SHA-256 of all that a document says; equal for equal content, whatever file it came from (SPEC §4.2)."""
-    said = [title, text, metadata or {}]
+    said = [title, text, _without_nulls(metadata or {})]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).digest()
+
+
+def _without_nulls(value: object) -> object:
+    """A value without the fields that are null, at any depth: they say the same as none. Lists keep their nulls."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def _shard_tables(source: Source, staging: _Staging) -> Iterator[pa.Table]:

@@ -34,6 +34,7 @@ _OBJECT = "OBJECT"
 def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[Rows | Rejected]:
     """All rows of a file, or of the files that a pattern names. Raises SourceError when nothing can be read."""
     with closing(duckdb.connect()) as connection:
+        connection.execute("SET TimeZone = 'UTC'")  # a document says the same wherever it is read
         if source.location.startswith("s3://"):
             # DuckDB reads buckets through s3fs: its own extension would have to be downloaded.
             connection.register_filesystem(files)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -212,6 +214,33 @@ def test_metadata_may_differ_from_row_to_row(index: Index, tmp_path: Path) -> No
     staged = stage_documents(Source(location=str(source)), index.address, keys.new_id(), None)
     documents = _staged(index, staged.shards)
     assert (documents[0]["metadata"], documents[-1]["metadata"]) == ({"late": None}, {"late": 2599})
+
+
+def test_a_field_that_another_document_brings_changes_none(index: Index, tmp_path: Path) -> None:
+    """The others have it as null, which is what they said before."""
+    source = tmp_path / "rows.jsonl"
+    rows: list[Row] = [{"id": "ant", "text": "x", "legs": 6}, {"id": "bat", "text": "y", "wings": {"pairs": 1}}]
+    hashes: list[list[object]] = []
+    for some in (rows[:1], rows):
+        source.write_text("".join(json.dumps(row) + "\n" for row in some))
+        staged = stage_documents(Source(location=str(source)), index.address, keys.new_id(), None)
+        hashes.append([row["content_hash"] for row in _staged(index, staged.shards)])
+    assert hashes[0] == hashes[1][:1]
+
+
+def test_the_same_time_is_the_same_content_in_every_time_zone(
+    index: Index, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker elsewhere takes no document for changed."""
+    rows: list[Row] = [{"id": "a", "text": "x", "when": datetime(2020, 1, 1, tzinfo=UTC)}]
+    hashes: list[object] = []
+    for zone in ("UTC", "Asia/Tokyo"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        hashes += [row["content_hash"] for row in _staged(index, stage(rows).shards)]
+    monkeypatch.undo()
+    time.tzset()
+    assert hashes[0] == hashes[1]
 
 
 def test_the_same_documents_make_shards_of_the_same_content(stage: Stage) -> None:
