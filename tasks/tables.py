@@ -51,23 +51,45 @@ def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[R
             raise SourceError(f"{source.location}: cannot be read: {first_line}") from error
 
 
-def _read_relation(relation: duckdb.DuckDBPyRelation, source: Source) -> Iterator[Rows]:
+def _read_relation(relation: duckdb.DuckDBPyRelation, source: Source) -> Iterator[Rows | Rejected]:
     metadata = _metadata_columns(source, relation.columns)
     kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
     binary = [name for name in metadata if kinds[name] == "BLOB"]
     if binary:
         raise SourceError(f"{source.location}: column {binary[0]!r} is binary and cannot be metadata: leave it out.")
-    title = _quoted(source.title_column) if source.title_column in relation.columns else "NULL"
-    columns = {"id": _quoted(source.id_column), "title": title, "text": _quoted(source.text_column)}
-    wanted = [f"CAST({column} AS VARCHAR) AS {name}" for name, column in columns.items()]
+    own = {"id": source.id_column, "title": source.title_column, "text": source.text_column}
+    texts = {name: _as_text(column, kinds.get(column)) for name, column in own.items()}
+    wanted = [*(f"{text} AS {name}" for name, text in texts.items()), f"{_not_utf8(own, texts, kinds)} AS fault"]
     if metadata:
         wanted.append(
             f"struct_pack({', '.join(f'{_quoted(name)} := {_quoted(name)}' for name in metadata)}) AS metadata"
         )
     row = 1
     for batch in relation.project(", ".join(wanted)).to_arrow_reader(BATCH_ROWS):
-        yield Rows(np.arange(row, row + batch.num_rows), pa.Table.from_batches([batch]))
+        table = pa.Table.from_batches([batch])
+        numbers = np.arange(row, row + batch.num_rows)
+        sound = np.array([fault is None for fault in table["fault"].to_pylist()], bool)
+        for one, number in zip(table.filter(pa.array(~sound)).to_pylist(), numbers[~sound], strict=True):
+            yield Rejected(source.location, int(number), one["id"], one["fault"])
+        yield Rows(numbers[sound], table.drop_columns(["fault"]).filter(pa.array(sound)))
         row += batch.num_rows
+
+
+def _as_text(column: str, kind: str | None) -> str:
+    """SQL for a column as text; for one of bytes, which old writers of Parquet leave unmarked, what they spell."""
+    if kind is None:
+        return "CAST(NULL AS VARCHAR)"
+    return f"try(decode({_quoted(column)}))" if kind == "BLOB" else f"CAST({_quoted(column)} AS VARCHAR)"
+
+
+def _not_utf8(own: dict[str, str], texts: dict[str, str], kinds: dict[str, str]) -> str:
+    """SQL for why the bytes of a row are no text, null where they are."""
+    faults = [
+        f"WHEN {texts[name]} IS NULL AND {_quoted(column)} IS NOT NULL THEN 'the {name} is not UTF-8'"
+        for name, column in own.items()
+        if kinds.get(column) == "BLOB"
+    ]
+    return f"CASE {' '.join(faults)} END" if faults else "CAST(NULL AS VARCHAR)"
 
 
 def _read_json(

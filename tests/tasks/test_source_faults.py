@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,35 @@ def test_a_binary_column_is_refused_by_name(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(SourceError, match="column 'raw' is binary"):
         read(str(tmp_path / "rows.parquet"))
+
+
+def test_bytes_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
+    """By the column that has them; bytes that are UTF-8 are the text that they spell."""
+    columns = {
+        "id": ["é/1".encode(), b"b", b"\xff", b"d", None],
+        "title": [b"Gr\xc3\xbc\xc3\x9fe", None, None, b"\xfe", None],
+        "text": ["Grüße\naus Köln".encode(), b"caf\xe9", b"x", b"x", b"x"],
+    }
+    pq.write_table(pa.table(columns, pa.schema(dict.fromkeys(columns, pa.binary()))), tmp_path / "rows.parquet")
+    rows, rejected = read(str(tmp_path / "rows.parquet"))
+    assert rows == [
+        {"id": "é/1", "title": "Grüße", "text": "Grüße\naus Köln"},
+        {"id": None, "title": None, "text": "x"},
+    ]
+    assert [(one.row, one.id, one.reason) for one in rejected] == [
+        (2, "b", "the text is not UTF-8"),
+        (3, None, "the id is not UTF-8"),
+        (4, "d", "the title is not UTF-8"),
+    ]
+
+
+def test_a_file_whose_name_is_not_utf8_is_set_aside(tmp_path: Path) -> None:
+    """No id can be made of it; the others are read."""
+    (tmp_path / "b.txt").write_text("hi")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("hello")
+    rows, rejected = read(str(tmp_path))
+    assert [row["id"] for row in rows] == ["b.txt"]
+    assert [(one.id, one.reason) for one in rejected] == [(None, r"the file name 'caf\udce9.txt' is not UTF-8")]
 
 
 @pytest.mark.parametrize("name", ["nothing.parquet", "nothing.csv", "nothing", "no/such/folder"])

@@ -118,6 +118,36 @@ def test_bad_rows_are_set_aside_with_their_reasons(index: Index, stage: Stage) -
     assert [row["text"] for row in _staged(index, staged.shards)] == ["first", "longest id"]
 
 
+@pytest.mark.parametrize("odd", ["infinity", "-infinity", "10000-01-01", "0044-03-15 (BC)"])
+def test_a_date_that_python_has_not_is_set_aside(index: Index, tmp_path: Path, odd: str) -> None:
+    """By its column; the rows around it are staged, and a later row with its id is."""
+    source = tmp_path / "rows.csv"
+    source.write_text(f"id,text,year,when\na,x,1,2020-01-01\nb,y,2,{odd}\nb,z,3,0001-01-01\nc,z,4,9999-12-31\n")
+    staged = stage_documents(Source(location=str(source)), index.address, keys.new_id(), None)
+    assert _reasons(index, staged) == [
+        (2, "b", "column 'when' has a date or time out of range, expected years from 1 to 9999")
+    ]
+    assert [(row["id"], row["text"]) for row in _staged(index, staged.shards)] == [("a", "x"), ("b", "z"), ("c", "z")]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pa.array([0, 2**62], pa.timestamp("us")),
+        pa.array([0, 2**62], pa.timestamp("us", tz="Asia/Tokyo")),
+        pa.array([0, 2**31 - 1], pa.date32()),
+        pa.array([[0], [None, 2**62]], pa.list_(pa.timestamp("us"))),
+        pa.array([{"at": 0}, {"at": 2**62}], pa.struct({"at": pa.timestamp("us")})),
+    ],
+)
+def test_times_of_parquet_that_python_has_not_are_set_aside(index: Index, tmp_path: Path, odd: pa.Array) -> None:
+    """Of whatever type, and however deep."""
+    pq.write_table(pa.table({"id": ["a", "b"], "text": ["x", "y"], "when": odd}), tmp_path / "rows.parquet")
+    staged = stage_documents(Source(location=str(tmp_path / "rows.parquet")), index.address, keys.new_id(), None)
+    assert [(row, document) for row, document, _ in _reasons(index, staged)] == [(2, "b")]
+    assert [row["id"] for row in _staged(index, staged.shards)] == ["a"]
+
+
 def test_the_first_good_row_of_an_id_is_kept(index: Index, stage: Stage) -> None:
     """A row without text does not take the id from the one after it, and duplicates may be far apart."""
     rows: list[Row] = [{"id": "a", "text": ""}, *({"id": f"d{n}", "text": "x"} for n in range(3000))]
