@@ -19,15 +19,20 @@ from index_format.errors import SourceError
 from tasks.rows import Rejected, Rows, Source
 
 BATCH_ROWS = 1024
+ROW_BYTES = 32_000_000  # the longest row of CSV: DuckDB reads in buffers of that size; and of JSON Lines at least
+_TABLE_BYTES = 2**28  # Arrow's columns of text end at 2 GiB, and rows are turned into Python a table at a time
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson")
 SUFFIXES = (".parquet", *_DELIMITERS, *_JSON)
-_CSV = "FROM read_csv(?, delim=?, quote='\"', escape='\"', header=true, store_rejects=true, {types})"
+_CSV = (
+    "FROM read_csv(?, delim=?, quote='\"', escape='\"', header=true, store_rejects=true, "
+    f"max_line_size={ROW_BYTES}, buffer_size={ROW_BYTES}, {{types}})"
+)
 _CSV_REJECTS = """
 SELECT file_path, line, bool_or(error_type = 'UNQUOTED VALUE') AS unquoted, first(error_message)
 FROM reject_errors JOIN (SELECT DISTINCT scan_id, file_id, file_path FROM reject_scans) USING (scan_id, file_id)
 GROUP BY file_id, file_path, line ORDER BY file_id, line"""
-_OBJECTS = "FROM read_ndjson_objects(?, ignore_errors=true)"
+_OBJECTS = f"FROM read_ndjson_objects(?, ignore_errors=true, maximum_object_size={ROW_BYTES})"
 _OBJECT = "OBJECT"
 
 
@@ -42,16 +47,20 @@ def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[R
             if suffix in _JSON:
                 yield from _read_json(connection, source, files, path)
             elif suffix in _DELIMITERS:
-                yield from _read_relation(_csv_relation(connection, source, _DELIMITERS[suffix], files, path), source)
+                relation = _csv_relation(connection, source, _DELIMITERS[suffix], files, path)
+                yield from _read_relation(connection, relation, source)
                 yield from _csv_rejects(connection)
             else:
-                yield from _read_relation(connection.sql("FROM read_parquet(?)", params=[source.location]), source)
+                relation = connection.sql("FROM read_parquet(?)", params=[source.location])
+                yield from _read_relation(connection, relation, source)
         except (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise SourceError(f"{source.location}: cannot be read: {first_line}") from error
 
 
-def _read_relation(relation: duckdb.DuckDBPyRelation, source: Source) -> Iterator[Rows | Rejected]:
+def _read_relation(
+    connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, source: Source
+) -> Iterator[Rows | Rejected]:
     metadata = _metadata_columns(source, relation.columns)
     kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
     binary = [name for name in metadata if kinds[name] == "BLOB"]
@@ -65,14 +74,32 @@ def _read_relation(relation: duckdb.DuckDBPyRelation, source: Source) -> Iterato
             f"struct_pack({', '.join(f'{_quoted(name)} := {_quoted(name)}' for name in metadata)}) AS metadata"
         )
     row = 1
-    for batch in relation.project(", ".join(wanted)).to_arrow_reader(BATCH_ROWS):
-        table = pa.Table.from_batches([batch])
-        numbers = np.arange(row, row + batch.num_rows)
+    for table in _tables(connection, relation.project(", ".join(wanted))):
+        numbers = np.arange(row, row + table.num_rows)
         sound = np.array([fault is None for fault in table["fault"].to_pylist()], bool)
         for one, number in zip(table.filter(pa.array(~sound)).to_pylist(), numbers[~sound], strict=True):
             yield Rejected(source.location, int(number), one["id"], one["fault"])
         yield Rows(numbers[sound], table.drop_columns(["fault"]).filter(pa.array(sound)))
-        row += batch.num_rows
+        row += table.num_rows
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation) -> Iterator[pa.Table]:
+    """The rows of a relation in order, at most BATCH_ROWS at a time, and fewer where they are long."""
+    usual = relation.limit(0).to_arrow_table().schema
+    connection.execute("SET arrow_large_buffer_size = true")  # a batch of long texts may have more than 2 GiB
+    for batch in relation.to_arrow_reader(BATCH_ROWS):
+        for part in _in_parts(pa.Table.from_batches([batch])):
+            # Taken, as a slice would bring the offsets of its batch, which the usual types may not hold.
+            yield part.take(np.arange(part.num_rows)).cast(usual)
+
+
+def _in_parts(table: pa.Table) -> Iterator[pa.Table]:
+    if table.num_rows < 2 or table.nbytes <= _TABLE_BYTES:
+        yield table
+        return
+    half = table.num_rows // 2
+    yield from _in_parts(table.slice(0, half))
+    yield from _in_parts(table.slice(half))
 
 
 def _as_text(column: str, kind: str | None) -> str:
@@ -107,14 +134,13 @@ def _read_json(
         parameters.insert(len(paths), json.dumps(metadata))
     row = 1
     relation = connection.sql(f"SELECT {columns} {_OBJECTS}", params=parameters)
-    for batch in relation.to_arrow_reader(BATCH_ROWS):
-        table = pa.Table.from_batches([batch])
-        numbers = np.arange(row, row + batch.num_rows)
+    for table in _tables(connection, relation):
+        numbers = np.arange(row, row + table.num_rows)
         readable = np.array([kind == _OBJECT for kind in table["kind"].to_pylist()], bool)
         for number in numbers[~readable]:
             yield Rejected(source.location, int(number), None, "not valid JSON, or no object")
         yield Rows(numbers[readable], table.drop_columns(["kind"]).filter(pa.array(readable)))
-        row += batch.num_rows
+        row += table.num_rows
 
 
 def _json_structure(connection: duckdb.DuckDBPyConnection, location: str) -> dict[str, Any]:

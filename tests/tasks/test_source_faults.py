@@ -13,6 +13,7 @@ import pytest
 from index_format.errors import SourceError
 from tasks.rows import Rejected, Rows, Source
 from tasks.sources import read_rows
+from tasks.tables import ROW_BYTES
 from tests.tasks.source_files import FORMATS, ROWS, Row, put, read
 
 
@@ -112,6 +113,16 @@ def test_a_binary_column_is_refused_by_name(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(SourceError, match="column 'raw' is binary"):
         read(str(tmp_path / "rows.parquet"))
+
+
+def test_a_csv_row_that_is_too_long_is_set_aside(tmp_path: Path) -> None:
+    """With its line and the limit; the others are read."""
+    content = b"id,text\na,x\nb," + b"word " * (ROW_BYTES // 5 + 1) + b"\nc,y\n"
+    rows, rejected = read(put(str(tmp_path), "rows.csv", content))
+    assert [row["id"] for row in rows] == ["a", "c"]
+    assert [one.reason.partition(" exceeded")[0] for one in rejected] == [
+        f"line 3 is not valid CSV: Maximum line size of {ROW_BYTES} bytes"
+    ]
 
 
 def test_bytes_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
