@@ -53,7 +53,7 @@ def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[R
             else:
                 relation = connection.sql("FROM read_parquet(?)", params=[source.location])
                 yield from _read_relation(connection, relation, source)
-        except (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
             first_line = str(error).strip().splitlines()[0]
             raise SourceError(f"{source.location}: cannot be read: {first_line}") from error
 
