@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import unescape
 from pathlib import PurePosixPath
 
 import pyarrow as pa
-import pyarrow.csv as csv
+import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,9 +61,22 @@ def read_questions(judged: Judged) -> tuple[dict[str, str], dict[str, dict[str, 
 def read_queries(location: str) -> dict[str, str]:
     """Texts by query id, in the order of a file with an id and a text for each, or of topics. Raises SourceError."""
     if not _is_table(location):
-        return dict(_topics(location))
+        return _by_id(location, _topics(location))
     table = _read_table(location, headless=("id", "text"))
-    return dict(zip(*(_strings(table, location, names) for names in (_QUERY_ID, _QUERY_TEXT)), strict=True))
+    ids, texts = (_strings(table, location, names) for names in (_QUERY_ID, _QUERY_TEXT))
+    return _by_id(location, zip(ids, texts, strict=True))
+
+
+def _by_id(location: str, queries: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Texts by id. Raises SourceError where two queries have one id: answers are told apart by it."""
+    found: dict[str, tuple[int, str]] = {}
+    for row, (query, text) in enumerate(queries, start=1):
+        if query in found:
+            raise SourceError(
+                f"{location}: queries {found[query][0]} and {row} both have the id {query!r}: give each its own."
+            )
+        found[query] = (row, text)
+    return {query: text for query, (_, text) in found.items()}
 
 
 def _read_judgements(location: str) -> dict[str, dict[str, int]]:
@@ -71,7 +85,7 @@ def _read_judgements(location: str) -> dict[str, dict[str, int]]:
     for query, document, relevance in rows:
         try:
             judgements.setdefault(query, {})[document] = int(float(relevance))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise SourceError(f"{location}: relevance of {document!r} is {relevance!r}, expected a number.") from None
     return judgements
 
@@ -134,29 +148,36 @@ def _read_table(location: str, headless: Sequence[str]) -> pa.Table:
             return pajson.read_json(pa.BufferReader(data))
         if suffix in _DELIMITERS:
             return _read_delimited(data, _DELIMITERS[suffix], headless)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{location}: cannot be read: {str(error).splitlines()[0]}") from error
     raise SourceError(f"{location}: expected a file ending in .parquet, .jsonl, .ndjson, .csv or .tsv.")
 
 
 def _read_delimited(data: bytes, delimiter: str, headless: Sequence[str]) -> pa.Table:
-    first = data.split(b"\n", 1)[0].decode("utf-8-sig").strip().split(delimiter)
+    line = data.split(b"\n", 1)[0].decode("utf-8-sig").strip("\r")
+    first = next(csv.reader([line], delimiter=delimiter), [])
     known = {*_QUERY_ID, *_QUERY_TEXT, *_DOCUMENT_ID, *_RELEVANCE}
     names = None if known & set(first) else list(headless)
-    parse = csv.ParseOptions(delimiter=delimiter, quote_char=False if delimiter == "\t" else '"')
-    columns = names or first
-    types = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
-    return csv.read_csv(pa.BufferReader(data), csv.ReadOptions(column_names=names), parse, types)
+    # A quote in .tsv is text, unless the names of the columns are in quotes too.
+    quoted = delimiter == "," or (names is None and first != line.split(delimiter))
+    parse = pacsv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False)
+    types = pacsv.ConvertOptions(column_types=dict.fromkeys(names or first, pa.string()))
+    return pacsv.read_csv(pa.BufferReader(data), pacsv.ReadOptions(column_names=names), parse, types)
 
 
 def _strings(table: pa.Table, location: str, names: Sequence[str]) -> list[str]:
-    """The first column that has one of the names, as text."""
+    """The first column that has one of the names, as text. Raises SourceError where a row has nothing in it."""
     found = next((name for name in names if name in table.column_names), None)
     if found is None:
         raise SourceError(
             f"{location}: none of the columns {', '.join(names)} is there; it has {', '.join(table.column_names)}."
         )
-    return [str(value) for value in table[found].to_pylist()]
+    values = table[found].to_pylist()
+    if None in values:
+        raise SourceError(
+            f"{location}: row {values.index(None) + 1} has no {found}: give it one, or leave the row out."
+        )
+    return [str(value) for value in values]
 
 
 def _read(location: str) -> bytes:

@@ -66,6 +66,9 @@ def _read_folder(location: str, files: Any, folder: str) -> Iterator[Rows | Reje
         raise SourceError(f"{location}: the folder holds no {', '.join(_TEXT_SUFFIXES)} file.")
     for row, path in enumerate(paths, start=1):
         document_id = PurePosixPath(path).relative_to(folder).as_posix()
+        if not _is_utf8(document_id):
+            yield Rejected(location, row, None, f"the file name {document_id!r} is not UTF-8")
+            continue
         try:
             text = files.cat_file(path).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -73,6 +76,15 @@ def _read_folder(location: str, files: Any, folder: str) -> Iterator[Rows | Reje
             continue
         columns = {"id": [document_id], "title": [_first_heading(text)], "text": [text]}
         yield Rows(np.array([row]), pa.table(columns, pa.schema({name: pa.string() for name in columns})))
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name can be an id: Python keeps other bytes of a file name as halves of surrogate pairs."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _first_heading(text: str) -> str | None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -46,7 +47,7 @@ class StagedDocuments(msgspec.Struct, frozen=True, kw_only=True):
     """What a source holds, seen from an index.
 
     missing: ids that the index holds and no row of the source has, not even one that was set aside.
-    unnamed: rows that were set aside without an id, any of which may have been one of those.
+    unnamed: rows that were set aside without an id or with a blank one, any of which may have been one of those.
     """
 
     shards: list[Shard]
@@ -81,8 +82,9 @@ class _Staging:
     def reject(self, row: Rejected) -> None:
         self.seen += 1
         self.rejected_count += 1
-        self.unnamed += row.id is None
-        if row.id is not None:
+        if row.id is None or not row.id.strip():
+            self.unnamed += 1
+        else:
             self.set_aside_ids.add(id_digest(row.id))
         if len(self.rejected) < _KEPT_REASONS:
             self.rejected.append(row)
@@ -132,8 +134,15 @@ def remove_staged(address: str, run_id: str) -> None:
 
 def content_hash(title: str | None, text: str, metadata: dict[str, object] | None) -> bytes:
     """SHA-256 of all that a document says; equal for equal content, whatever file it came from (SPEC §4.2)."""
-    said = [title, text, metadata or {}]
+    said = [title, text, _without_nulls(metadata or {})]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).digest()
+
+
+def _without_nulls(value: object) -> object:
+    """A value without the fields that are null, at any depth: they say the same as none. Lists keep their nulls."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def _shard_tables(source: Source, staging: _Staging) -> Iterator[pa.Table]:
@@ -151,8 +160,8 @@ def _fill(source: Source, rows: Rows, staging: _Staging) -> Iterator[pa.Table]:
     """Add the good rows that are new to the open shard; yields every shard that fills up."""
     places: list[int] = []
     hashes: list[bytes] = []
-    for place, row in enumerate(rows.table.to_pylist()):
-        reason = _fault(row, staging.seen_ids)
+    for place, (row, out_of_range) in enumerate(_python_rows(rows.table)):
+        reason = out_of_range or _fault(row, staging.seen_ids)
         if reason:
             staging.reject(Rejected(source.location, int(rows.numbers[place]), row["id"], reason))
             continue
@@ -171,6 +180,32 @@ def _fill(source: Source, rows: Rows, staging: _Staging) -> Iterator[pa.Table]:
             places, hashes = [], []
     if places:
         staging.pending.append(documents_table(rows.table.take(places), hashes))
+
+
+def _python_rows(table: pa.Table) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Rows as Python has them; one with a date that it has not comes without metadata, and with the reason."""
+    try:
+        yield from [(row, None) for row in table.to_pylist()]
+        return
+    except OverflowError:
+        pass
+    for place in range(table.num_rows):
+        one = table.slice(place, 1)
+        try:
+            yield one.to_pylist()[0], None
+        except OverflowError:
+            yield one.drop_columns([schema.METADATA]).to_pylist()[0], f"{_beyond(one)}, expected years from 1 to 9999"
+
+
+def _beyond(row: pa.Table) -> str:
+    """Which column of a row's metadata has a date or time that Python has not."""
+    metadata = row[schema.METADATA].combine_chunks()
+    for at, name in enumerate(metadata.type.names):
+        try:
+            metadata.field(at).to_pylist()
+        except OverflowError:
+            return f"column {name!r} has a date or time out of range"
+    return "the metadata has a date or time out of range"
 
 
 def _fault(row: dict[str, str | None], seen_ids: set[bytes]) -> str | None:

@@ -20,11 +20,20 @@ from index_format.errors import SourceError
 from tasks.rows import Rejected, Rows, Source
 
 BATCH_ROWS = 1024
+ROW_BYTES = 32_000_000  # the longest row of CSV: DuckDB reads in buffers of that size; and of JSON Lines at least
+_TABLE_BYTES = 2**28  # Arrow's columns of text end at 2 GiB, and rows are turned into Python a table at a time
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson")
 SUFFIXES = (".parquet", *_DELIMITERS, *_JSON)
-_CSV = "FROM read_csv(?, delim=?, quote='\"', escape='\"', header=true, store_rejects=true, {types})"
-_OBJECTS = "FROM read_ndjson_objects(?, ignore_errors=true)"
+_CSV = (
+    "FROM read_csv(?, delim=?, quote='\"', escape='\"', header=true, store_rejects=true, "
+    f"max_line_size={ROW_BYTES}, buffer_size={ROW_BYTES}, {{types}})"
+)
+_CSV_REJECTS = """
+SELECT file_path, line, bool_or(error_type = 'UNQUOTED VALUE') AS unquoted, first(error_message)
+FROM reject_errors JOIN (SELECT DISTINCT scan_id, file_id, file_path FROM reject_scans) USING (scan_id, file_id)
+GROUP BY file_id, file_path, line ORDER BY file_id, line"""
+_OBJECTS = f"FROM read_ndjson_objects(?, ignore_errors=true, maximum_object_size={ROW_BYTES})"
 _OBJECT = "OBJECT"
 _NESTED = ("list", "array", "map", "struct")
 # In JSON, values of several kinds in one place: text as it is, all else as JSON writes it.
@@ -41,6 +50,7 @@ _FINE_TIMES = {
 def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[Rows | Rejected]:
     """All rows of a file, or of the files that a pattern names. Raises SourceError when nothing can be read."""
     with closing(duckdb.connect()) as connection:
+        connection.execute("SET TimeZone = 'UTC'")  # a document says the same wherever it is read
         if source.location.startswith("s3://"):
             # DuckDB reads buckets through s3fs: its own extension would have to be downloaded.
             connection.register_filesystem(files)
@@ -48,32 +58,77 @@ def read_table(source: Source, suffix: str, files: Any, path: str) -> Iterator[R
             if suffix in _JSON:
                 yield from _read_json(connection, source, files, path)
             elif suffix in _DELIMITERS:
-                yield from _read_relation(_csv_relation(connection, source, _DELIMITERS[suffix], files, path), source)
-                yield from _csv_rejects(connection, source)
+                relation = _csv_relation(connection, source, _DELIMITERS[suffix], files, path)
+                yield from _read_relation(connection, relation, source)
+                yield from _csv_rejects(connection)
             else:
-                yield from _read_relation(connection.sql("FROM read_parquet(?)", params=[source.location]), source)
-        except (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                relation = connection.sql("FROM read_parquet(?)", params=[source.location])
+                yield from _read_relation(connection, relation, source)
+        except (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
             first_line = str(error).strip().splitlines()[0]
             raise SourceError(f"{source.location}: cannot be read: {first_line}") from error
 
 
-def _read_relation(relation: duckdb.DuckDBPyRelation, source: Source) -> Iterator[Rows]:
+def _read_relation(
+    connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, source: Source
+) -> Iterator[Rows | Rejected]:
     metadata = _metadata_columns(source, relation.columns)
-    kinds = dict(zip(relation.columns, relation.types, strict=True))
+    types = dict(zip(relation.columns, relation.types, strict=True))
+    kinds = {name: str(kind) for name, kind in types.items()}
     for name in metadata:
-        if "BLOB" in _types_within(kinds[name]):
-            held = "is" if str(kinds[name]) == "BLOB" else "holds what is"
+        if "BLOB" in _types_within(types[name]):
+            held = "is" if kinds[name] == "BLOB" else "holds what is"
             raise SourceError(f"{source.location}: column {name!r} {held} binary and cannot be metadata: leave it out.")
-    title = _quoted(source.title_column) if source.title_column in relation.columns else "NULL"
-    columns = {"id": _quoted(source.id_column), "title": title, "text": _quoted(source.text_column)}
-    wanted = [f"CAST({column} AS VARCHAR) AS {name}" for name, column in columns.items()]
+    own = {"id": source.id_column, "title": source.title_column, "text": source.text_column}
+    texts = {name: _as_text(column, kinds.get(column)) for name, column in own.items()}
+    wanted = [*(f"{text} AS {name}" for name, text in texts.items()), f"{_not_utf8(own, texts, kinds)} AS fault"]
     if metadata:
-        each = {_quoted(name): _settled(_quoted(name), kinds[name], _FINE_TIMES) for name in metadata}
+        each = {_quoted(name): _settled(_quoted(name), types[name], _FINE_TIMES) for name in metadata}
         wanted.append(f"struct_pack({', '.join(f'{name} := {value}' for name, value in each.items())}) AS metadata")
     row = 1
-    for batch in relation.project(", ".join(wanted)).to_arrow_reader(BATCH_ROWS):
-        yield Rows(np.arange(row, row + batch.num_rows), pa.Table.from_batches([batch]))
-        row += batch.num_rows
+    for table in _tables(connection, relation.project(", ".join(wanted))):
+        numbers = np.arange(row, row + table.num_rows)
+        sound = np.array([fault is None for fault in table["fault"].to_pylist()], bool)
+        for one, number in zip(table.filter(pa.array(~sound)).to_pylist(), numbers[~sound], strict=True):
+            yield Rejected(source.location, int(number), one["id"], one["fault"])
+        yield Rows(numbers[sound], table.drop_columns(["fault"]).filter(pa.array(sound)))
+        row += table.num_rows
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation) -> Iterator[pa.Table]:
+    """The rows of a relation in order, at most BATCH_ROWS at a time, and fewer where they are long."""
+    usual = relation.limit(0).to_arrow_table().schema
+    connection.execute("SET arrow_large_buffer_size = true")  # a batch of long texts may have more than 2 GiB
+    for batch in relation.to_arrow_reader(BATCH_ROWS):
+        for part in _in_parts(pa.Table.from_batches([batch])):
+            # Taken, as a slice would bring the offsets of its batch, which the usual types may not hold.
+            yield part.take(np.arange(part.num_rows)).cast(usual)
+
+
+def _in_parts(table: pa.Table) -> Iterator[pa.Table]:
+    if table.num_rows < 2 or table.nbytes <= _TABLE_BYTES:
+        yield table
+        return
+    half = table.num_rows // 2
+    yield from _in_parts(table.slice(0, half))
+    yield from _in_parts(table.slice(half))
+
+
+def _as_text(column: str, kind: str | None) -> str:
+    """SQL for a column as text; for one of bytes, which old writers of Parquet leave unmarked, what they spell."""
+    if kind is None:
+        return "CAST(NULL AS VARCHAR)"
+    return f"try(decode({_quoted(column)}))" if kind == "BLOB" else f"CAST({_quoted(column)} AS VARCHAR)"
+
+
+def _not_utf8(own: dict[str, str], texts: dict[str, str], kinds: dict[str, str]) -> str:
+    """SQL for why the bytes of a row are no text, null where they are."""
+    faults = [
+        f"WHEN {texts[name]} IS NULL AND {_quoted(column)} IS NOT NULL THEN 'the {name} is not UTF-8'"
+        for name, column in own.items()
+        if kinds.get(column) == "BLOB"
+    ]
+    return f"CASE {' '.join(faults)} END" if faults else "CAST(NULL AS VARCHAR)"
 
 
 def _read_json(
@@ -95,14 +150,13 @@ def _read_json(
         relation = relation.project(
             f"kind, id, title, text, {_settled('metadata', relation.types[-1], _MIXED)} AS metadata"
         )
-    for batch in relation.to_arrow_reader(BATCH_ROWS):
-        table = pa.Table.from_batches([batch])
-        numbers = np.arange(row, row + batch.num_rows)
+    for table in _tables(connection, relation):
+        numbers = np.arange(row, row + table.num_rows)
         readable = np.array([kind == _OBJECT for kind in table["kind"].to_pylist()], bool)
         for number in numbers[~readable]:
             yield Rejected(source.location, int(number), None, "not valid JSON, or no object")
         yield Rows(numbers[readable], table.drop_columns(["kind"]).filter(pa.array(readable)))
-        row += batch.num_rows
+        row += table.num_rows
 
 
 def _settled(value: str, kind: DuckDBPyType, settled: Mapping[str, str]) -> str:
@@ -161,7 +215,7 @@ def _csv_relation(
 ) -> duckdb.DuckDBPyRelation:
     """CSV as RFC 4180 has it, metadata typed over the whole file; all text where broken rows hide the types."""
     values = [source.location, delimiter]
-    names = _csv_header(files, path, delimiter)
+    names = _csv_header(source.location, files, path, delimiter)
     own = [name for name in (source.id_column, source.title_column, source.text_column) if name in names]
     try:
         types = f"sample_size=-1{', types=?' if own else ''}"
@@ -172,16 +226,24 @@ def _csv_relation(
         return connection.sql(_CSV.format(types="auto_detect=false, columns=?"), params=[*values, columns])
 
 
-def _csv_header(files: Any, path: str, delimiter: str) -> list[str]:
-    first = next(iter(sorted(files.glob(path)))) if not files.isfile(path) else path
+def _csv_header(location: str, files: Any, path: str, delimiter: str) -> list[str]:
+    first = path if files.isfile(path) else min(files.glob(path), default=None)
+    if first is None:
+        raise SourceError(f"{location}: no file matches this pattern.")
     with files.open(first, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
         return next(csv.reader(file, delimiter=delimiter), [])
 
 
-def _csv_rejects(connection: duckdb.DuckDBPyConnection, source: Source) -> Iterator[Rejected]:
-    found = connection.execute("SELECT line, first(error_message) FROM reject_errors GROUP BY line ORDER BY line")
-    for line, message in found.fetchall():
-        yield Rejected(source.location, None, None, f"line {line} is not valid CSV: {message}")
+def _csv_rejects(connection: duckdb.DuckDBPyConnection) -> Iterator[Rejected]:
+    """Lines that are no rows, file by file. Raises SourceError at a quote without an end: it may swallow the rest."""
+    for file, line, unquoted, message in connection.execute(_CSV_REJECTS).fetchall():
+        if unquoted:
+            raise SourceError(
+                f"{file}: line {line}: expected the end of the value that a quote begins there, got text after a "
+                "closing quote or the end of the file; rows after it may be lost. Put values with quotes in quotes "
+                "and double those within."
+            )
+        yield Rejected(file, None, None, f"line {line} is not valid CSV: {message}")
 
 
 def _metadata_columns(source: Source, names: Sequence[str]) -> list[str]:

@@ -35,7 +35,8 @@ def test_the_content_hash_does_not_depend_on_the_order_of_columns(
         ("T", "x", {"year": 2}),
         ("T", "x", {"year": "1"}),
         ("T", "x", {"month": 1}),
-        ("T", "x", {"year": 1, "month": None}),
+        ("T", "x", {"year": 1, "month": 2}),
+        ("T", "x", {"year": [1]}),
         ("T", "x", None),
         ("Tx", "", {"year": 1}),
     ],
@@ -50,3 +51,12 @@ def test_the_content_hash_changes_with_all_that_a_document_says(
 def test_no_metadata_and_empty_metadata_are_the_same() -> None:
     """A source with no further columns says nothing further."""
     assert content_hash("T", "x", None) == content_hash("T", "x", {})
+
+
+def test_a_field_that_is_null_says_the_same_as_one_that_is_absent() -> None:
+    """At every depth; a null in a list has its place there, and stays."""
+    assert content_hash("T", "x", {"year": 1, "month": None}) == content_hash("T", "x", {"year": 1})
+    assert content_hash("T", "x", {"year": None}) == content_hash("T", "x", None)
+    deep = {"by": [{"name": "Ann", "born": None}], "at": {"page": None, "line": 2}}
+    assert content_hash("T", "x", deep) == content_hash("T", "x", {"by": [{"name": "Ann"}], "at": {"line": 2}})
+    assert content_hash("T", "x", {"tags": ["a", None]}) != content_hash("T", "x", {"tags": ["a"]})

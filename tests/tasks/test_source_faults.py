@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from index_format.errors import SourceError
 from tasks.rows import Rejected, Rows, Source
 from tasks.sources import read_rows
+from tasks.tables import ROW_BYTES
 from tests.tasks.source_files import FORMATS, ROWS, Row, put, read
 
 
@@ -76,6 +78,35 @@ def test_row_numbers_of_a_csv_file_are_distinct(tmp_path: Path) -> None:
     assert [(one.row, one.reason[:7]) for one in found if isinstance(one, Rejected)] == [(None, "line 3 ")]
 
 
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+@pytest.mark.parametrize("rows", [1000, 200_000])
+@pytest.mark.parametrize("start", ['"Quoted start', '"Quoted" start'])
+def test_a_quote_without_an_end_is_refused_with_its_line(
+    tmp_path: Path, suffix: str, delimiter: str, rows: int, start: str
+) -> None:
+    """All rows after it would be one value, neither indexed nor counted."""
+    lines = [f"{number}{delimiter}text of document {number}" for number in range(rows)]
+    lines[10] = f"10{delimiter}{start}"
+    location = put(str(tmp_path), f"rows.{suffix}", "\n".join([f"id{delimiter}text", *lines, ""]).encode())
+    with pytest.raises(SourceError, match=rf"rows\.{suffix}: line 12: .* quote .* Put values with quotes in quotes"):
+        read(location)
+
+
+def test_broken_lines_of_a_pattern_are_set_aside_file_by_file(place: str) -> None:
+    """Equal line numbers in two files are two rows."""
+    files = [put(place, f"part-{number}.csv", b"id,text\na,x\nb,y,z\n") for number in (1, 2)]
+    rows, rejected = read(f"{place}/part-*.csv")
+    assert len(rows) == 2
+    assert [(one.source, one.reason[:7]) for one in rejected] == [(file, "line 3 ") for file in files]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_pattern_that_no_file_matches_is_refused(place: str, suffix: str) -> None:
+    """The error names it."""
+    with pytest.raises(SourceError, match=rf"none\*\.{suffix}: .*[Nn]o file"):
+        read(f"{place}/none*.{suffix}")
+
+
 def test_a_binary_column_is_refused_by_name(tmp_path: Path) -> None:
     """What HTTP cannot answer with is not taken as metadata."""
     table = pa.table({"id": ["a"], "text": ["x"], "raw": pa.array([b"\xff\xfe"], pa.binary())})
@@ -98,6 +129,45 @@ def test_a_column_with_binary_within_is_refused_by_name(tmp_path: Path, parts: p
     pq.write_table(pa.table({"id": ["a"], "text": ["x"], "parts": parts}), tmp_path / "rows.parquet")
     with pytest.raises(SourceError, match="column 'parts' holds what is binary"):
         read(str(tmp_path / "rows.parquet"))
+
+
+def test_a_csv_row_that_is_too_long_is_set_aside(tmp_path: Path) -> None:
+    """With its line and the limit; the others are read."""
+    content = b"id,text\na,x\nb," + b"word " * (ROW_BYTES // 5 + 1) + b"\nc,y\n"
+    rows, rejected = read(put(str(tmp_path), "rows.csv", content))
+    assert [row["id"] for row in rows] == ["a", "c"]
+    assert [one.reason.partition(" exceeded")[0] for one in rejected] == [
+        f"line 3 is not valid CSV: Maximum line size of {ROW_BYTES} bytes"
+    ]
+
+
+def test_bytes_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
+    """By the column that has them; bytes that are UTF-8 are the text that they spell."""
+    columns = {
+        "id": ["é/1".encode(), b"b", b"\xff", b"d", None],
+        "title": [b"Gr\xc3\xbc\xc3\x9fe", None, None, b"\xfe", None],
+        "text": ["Grüße\naus Köln".encode(), b"caf\xe9", b"x", b"x", b"x"],
+    }
+    pq.write_table(pa.table(columns, pa.schema(dict.fromkeys(columns, pa.binary()))), tmp_path / "rows.parquet")
+    rows, rejected = read(str(tmp_path / "rows.parquet"))
+    assert rows == [
+        {"id": "é/1", "title": "Grüße", "text": "Grüße\naus Köln"},
+        {"id": None, "title": None, "text": "x"},
+    ]
+    assert [(one.row, one.id, one.reason) for one in rejected] == [
+        (2, "b", "the text is not UTF-8"),
+        (3, None, "the id is not UTF-8"),
+        (4, "d", "the title is not UTF-8"),
+    ]
+
+
+def test_a_file_whose_name_is_not_utf8_is_set_aside(tmp_path: Path) -> None:
+    """No id can be made of it; the others are read."""
+    (tmp_path / "b.txt").write_text("hi")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("hello")
+    rows, rejected = read(str(tmp_path))
+    assert [row["id"] for row in rows] == ["b.txt"]
+    assert [(one.id, one.reason) for one in rejected] == [(None, r"the file name 'caf\udce9.txt' is not UTF-8")]
 
 
 @pytest.mark.parametrize("name", ["nothing.parquet", "nothing.csv", "nothing", "no/such/folder"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -237,6 +238,35 @@ def test_texts_beside_numbers_within_json_lists_and_objects_have_no_quotes(tmp_p
         {"tags": [], "who": {name: [{"born": "c. 1815"}, None], "alive": True}},
         {"tags": None, "who": None},
     ]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_texts_of_tens_of_megabytes_are_read_whole(tmp_path: Path, suffix: str) -> None:
+    """In one line, between short ones."""
+    lengths = [10_000_000, 3, 31_000_000, 20_000_000, 4]
+    rows: list[Row] = [{"id": str(n), "text": ("words " * length)[:length]} for n, length in enumerate(lengths)]
+    found, rejected = read(put(str(tmp_path), f"rows.{suffix}", FORMATS[suffix](rows)))
+    assert [(row["id"], len(str(row["text"]))) for row in found] == [(str(n), one) for n, one in enumerate(lengths)]
+    assert rejected == []
+
+
+def test_a_batch_of_more_than_two_gibibytes_is_read(tmp_path: Path) -> None:
+    """In parts, which a column of text in Arrow can hold, in order and of the usual types."""
+    text, count = "word " * 500_000, 900
+    columns = {
+        "id": pa.array(map(str, range(count))),
+        "text": pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), [text]),
+        "tags": pa.array([["a"]] * count),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    ids: list[str] = []
+    for rows in read_rows(Source(location=f"{tmp_path}/rows.parquet")):
+        assert isinstance(rows, Rows)
+        assert pc.all(pc.equal(pc.binary_length(rows.table["text"]), len(text))).as_py()
+        assert rows.table.schema.field("text").type == pa.string()
+        assert rows.table.schema.field("metadata").type.field("tags").type.value_type == pa.string()
+        ids += rows.table["id"].to_pylist()
+    assert ids == [str(number) for number in range(count)]
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -116,6 +118,36 @@ def test_bad_rows_are_set_aside_with_their_reasons(index: Index, stage: Stage) -
     assert [row["text"] for row in _staged(index, staged.shards)] == ["first", "longest id"]
 
 
+@pytest.mark.parametrize("odd", ["infinity", "-infinity", "10000-01-01", "0044-03-15 (BC)"])
+def test_a_date_that_python_has_not_is_set_aside(index: Index, tmp_path: Path, odd: str) -> None:
+    """By its column; the rows around it are staged, and a later row with its id is."""
+    source = tmp_path / "rows.csv"
+    source.write_text(f"id,text,year,when\na,x,1,2020-01-01\nb,y,2,{odd}\nb,z,3,0001-01-01\nc,z,4,9999-12-31\n")
+    staged = stage_documents(Source(location=str(source)), index.address, keys.new_id(), None)
+    assert _reasons(index, staged) == [
+        (2, "b", "column 'when' has a date or time out of range, expected years from 1 to 9999")
+    ]
+    assert [(row["id"], row["text"]) for row in _staged(index, staged.shards)] == [("a", "x"), ("b", "z"), ("c", "z")]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pa.array([0, 2**62], pa.timestamp("us")),
+        pa.array([0, 2**62], pa.timestamp("us", tz="Asia/Tokyo")),
+        pa.array([0, 2**31 - 1], pa.date32()),
+        pa.array([[0], [None, 2**62]], pa.list_(pa.timestamp("us"))),
+        pa.array([{"at": 0}, {"at": 2**62}], pa.struct({"at": pa.timestamp("us")})),
+    ],
+)
+def test_times_of_parquet_that_python_has_not_are_set_aside(index: Index, tmp_path: Path, odd: pa.Array) -> None:
+    """Of whatever type, and however deep."""
+    pq.write_table(pa.table({"id": ["a", "b"], "text": ["x", "y"], "when": odd}), tmp_path / "rows.parquet")
+    staged = stage_documents(Source(location=str(tmp_path / "rows.parquet")), index.address, keys.new_id(), None)
+    assert [(row, document) for row, document, _ in _reasons(index, staged)] == [(2, "b")]
+    assert [row["id"] for row in _staged(index, staged.shards)] == ["a"]
+
+
 def test_the_first_good_row_of_an_id_is_kept(index: Index, stage: Stage) -> None:
     """A row without text does not take the id from the one after it, and duplicates may be far apart."""
     rows: list[Row] = [{"id": "a", "text": ""}, *({"id": f"d{n}", "text": "x"} for n in range(3000))]
@@ -164,6 +196,21 @@ def test_documents_that_the_index_holds_are_left_out(index: Index, stage: Stage)
     assert [row["id"] for row in _staged(index, staged.shards)] == ["changed", "deleted", "new"]
 
 
+@pytest.mark.parametrize("lost", [None, "", " ", "\t\u2003"])
+def test_a_row_that_lost_its_id_may_be_any_document(index: Index, stage: Stage, lost: str | None) -> None:
+    """A blank id is as good as none: nothing tells that the document behind it is gone."""
+    add(index, make_recipe(index), {"a": "harbour", "b": "copper"})
+    staged = stage([{"id": "a", "text": "harbour"}, {"id": lost, "text": "copper"}])
+    assert (staged.rejected, staged.missing, staged.unnamed) == (1, ["b"], 1)
+
+
+def test_a_row_that_is_set_aside_with_an_id_is_no_missing_document(index: Index, stage: Stage) -> None:
+    """Its document is known, and stays as it was."""
+    add(index, make_recipe(index), {"a": "harbour", "b": "copper"})
+    staged = stage([{"id": "a", "text": "harbour"}, {"id": "b", "text": ""}])
+    assert (staged.rejected, staged.missing, staged.unnamed) == (1, [], 0)
+
+
 def test_a_source_that_the_index_holds_has_no_shards(index: Index, stage: Stage) -> None:
     """The second run of a flow has nothing to encode."""
     add(index, make_recipe(index), {"a": "harbour", "b": "copper"})
@@ -197,6 +244,33 @@ def test_metadata_may_differ_from_row_to_row(index: Index, tmp_path: Path) -> No
     staged = stage_documents(Source(location=str(source)), index.address, keys.new_id(), None)
     documents = _staged(index, staged.shards)
     assert (documents[0]["metadata"], documents[-1]["metadata"]) == ({"late": None}, {"late": 2599})
+
+
+def test_a_field_that_another_document_brings_changes_none(index: Index, tmp_path: Path) -> None:
+    """The others have it as null, which is what they said before."""
+    source = tmp_path / "rows.jsonl"
+    rows: list[Row] = [{"id": "ant", "text": "x", "legs": 6}, {"id": "bat", "text": "y", "wings": {"pairs": 1}}]
+    hashes: list[list[object]] = []
+    for some in (rows[:1], rows):
+        source.write_text("".join(json.dumps(row) + "\n" for row in some))
+        staged = stage_documents(Source(location=str(source)), index.address, keys.new_id(), None)
+        hashes.append([row["content_hash"] for row in _staged(index, staged.shards)])
+    assert hashes[0] == hashes[1][:1]
+
+
+def test_the_same_time_is_the_same_content_in_every_time_zone(
+    index: Index, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker elsewhere takes no document for changed."""
+    rows: list[Row] = [{"id": "a", "text": "x", "when": datetime(2020, 1, 1, tzinfo=UTC)}]
+    hashes: list[object] = []
+    for zone in ("UTC", "Asia/Tokyo"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        hashes += [row["content_hash"] for row in _staged(index, stage(rows).shards)]
+    monkeypatch.undo()
+    time.tzset()
+    assert hashes[0] == hashes[1]
 
 
 def test_the_same_documents_make_shards_of_the_same_content(stage: Stage) -> None:
