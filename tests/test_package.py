@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -26,6 +27,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "build", "--outdir", str(place / "dist"), str(place / "project")]
     subprocess.run(build, check=True, capture_output=True, timeout=250)
     return next((place / "dist").glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_what_the_wheel_is_built_from_and_nothing_else(wheel: Path) -> None:
+    """No tests, which would lack what they are about: benchmarks, documents, deployments."""
+    (sdist,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        top = {name.split("/")[1] for name in archive.getnames()}
+    assert top == PACKAGES | {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "PKG-INFO"}
 
 
 @pytest.mark.slow
