@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from colonnade import terminal
 from flows.summary import Summary
@@ -297,7 +298,8 @@ def test_a_temporary_server_that_does_not_start_is_told_without_a_trace(
         raise RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
 
     monkeypatch.setattr("prefect.get_client", too_slow)
-    outcome = run("build", source, tmp_path / "index")
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):  # the tests' own server is named there
+        outcome = run("build", source, tmp_path / "index")
     assert (outcome.code, "Traceback" in outcome.err) == (5, False)
     assert "did not start (Timed out" in outcome.err
     assert "PREFECT_API_URL" in outcome.err
