@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from flows.summary import Summary
 
+_AGAIN_SECONDS = 20.0
+
 Result = TypeVar("Result")
 Parameters = TypeVar("Parameters", bound="BaseModel")
 
@@ -96,6 +98,9 @@ def run_flow(call: Callable[[], Result]) -> Result:
         def stop(_number: int, _frame: FrameType | None) -> None:
             # The tasks run in threads, which no signal reaches: they look at this before each step.
             stopping.set()
+            # It may have come while a library took a lock that the end of the run needs: then it comes again.
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
             raise KeyboardInterrupt
 
         before = signal.signal(signal.SIGINT, stop)
@@ -103,6 +108,8 @@ def run_flow(call: Callable[[], Result]) -> Result:
             _reach_server()
             return call()
         finally:
+            if stopping.is_set():
+                signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGINT, before)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI, Response
-from fastapi.responses import PlainTextResponse
 
 from serving.http.errors import try_again
 from serving.http.parts import Parts
@@ -26,7 +27,9 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
             raise try_again("not_ready", "No query is answered: the worker has ended.", 5)
         return Response(status_code=204)
 
-    @app.get("/metrics", openapi_extra=needs("admin"), response_class=PlainTextResponse)
+    as_text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    @app.get("/metrics", openapi_extra=needs("admin"), response_class=Response, responses=as_text)
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -76,6 +76,29 @@ def test_ctrl_c_ends_at_once_and_leaves_no_version(server: PrefectServer, source
     assert Index.at(index).current().documents == DOCUMENTS
 
 
+def test_ctrl_c_ends_a_run_whose_end_waits_for_a_lock_that_the_signal_left_taken() -> None:
+    """As a connection pool's may be: Python raises between any two steps of a library."""
+    code = """
+import os, signal, threading
+from colonnade import running
+
+running._AGAIN_SECONDS, running._reach_server = 0.5, lambda: None
+
+def call():
+    taken = threading.Lock()
+    taken.acquire()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        taken.acquire()
+
+running.run_flow(call)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert "KeyboardInterrupt" in done.stderr
+    assert done.returncode != 0
+
+
 def test_kill_9_loses_nothing_and_doubles_nothing(server: PrefectServer, source: Path, tmp_path: Path) -> None:
     """An add that is killed when it has done a part: the version before still answers, and it can simply run again."""
     index, first = tmp_path / "index", tmp_path / "first.jsonl"
