@@ -43,6 +43,11 @@ class Lanes:
     offsets: NDArray[np.float32]
     edges: NDArray[np.int64]
 
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """As kernels take them."""
+        return address(self.query), address(self.corrections), address(self.scales), address(self.offsets)
+
 
 @dataclass(frozen=True)
 class Query:
@@ -210,10 +215,7 @@ def maxsim_of_several(
                 address(passages[first:]),
                 address(table.rows),
                 row_bytes,
-                address(lanes.query),
-                address(lanes.corrections),
-                address(lanes.scales),
-                address(lanes.offsets),
+                *lanes.arguments,
                 len(totals),
                 address(lanes.edges),
                 address(totals[:, first:]),
@@ -293,10 +295,7 @@ def _centroid_table(
             centroids.codes.shape[1],
             address(centroids.codes),
             address(centroids.scales),
-            address(lanes.query),
-            address(lanes.corrections),
-            address(lanes.scales),
-            address(lanes.offsets),
+            *lanes.arguments,
             address(floors),
             address(steps),
             address(table),
@@ -325,10 +324,7 @@ def _outlier_bytes(
             len(table.rows) - 1,
             address(table.rows),
             query.row_bytes,
-            address(lanes.query),
-            address(lanes.corrections),
-            address(lanes.scales),
-            address(lanes.offsets),
+            *lanes.arguments,
             address(floors),
             address(steps),
             address(outliers),
