@@ -15,6 +15,7 @@ from index_format.errors import IndexCorrupt, UnsupportedFormat
 FORMAT_VERSION = 1
 READER_FLAGS: frozenset[str] = frozenset()  # features a reader must know to read an index at all
 WRITER_FLAGS: frozenset[str] = frozenset()  # features a writer must know to add to it safely
+LEAST_PASSAGE_TOKENS = 32  # of the setting: nobody here begins an index of shorter passages
 TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # never a number, which names a version
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEAL_KEY = "manifest_sha256"
@@ -27,10 +28,6 @@ class FileRef(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     size: int
     sha256: str
-
-
-LEAST_PASSAGE_TOKENS = 32
-"""Nothing here cuts passages of fewer tokens, but for the ends of documents."""
 
 
 class EncoderRecord(msgspec.Struct, frozen=True, kw_only=True):
