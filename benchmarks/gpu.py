@@ -35,12 +35,13 @@ from benchmarks.gpu_index import drawn_on_device
 from benchmarks.results import default_output, save
 from index_format.codebook import Codebook
 from index_format.codec import Codec
+from serving.approximate import CodedCentroids
 from serving.candidates import score_candidates
 from serving.gpu.launches import Tiling, parts_for, score_all, tiling_for
 from serving.gpu.query import pack, views
 from serving.gpu.resident import Resident
 from serving.gpu.scorer import GpuScorer
-from serving.scoring import CodedCentroids, prepare_query
+from serving.scoring import prepare_query
 
 QUERY_TOKENS = 32
 K = 10

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from benchmarks.gpu_index import HostSegment, host_segments
 from index_format.codebook import Codebook
 from index_format.codec import Codec
+from serving.approximate import CodedCentroids
 from serving.gpu.resident import upload
 from serving.gpu.scorer import GpuScorer
 from serving.kernels.segments import SegmentTable
 from serving.oracle import coded_maxsim
 from serving.scorer import CpuScorer
-from serving.scoring import CodedCentroids
 
 CENTROIDS = 50
 AROUND_TILES = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65)

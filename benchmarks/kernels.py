@@ -25,18 +25,12 @@ from benchmarks.report import Figures, print_table
 from benchmarks.results import default_output, save
 from index_format.codebook import Codebook, exclusive_sum
 from index_format.codec import BITS, Codec
+from serving.approximate import CodedCentroids
 from serving.compress import compress
 from serving.kernels.levels import Level, levels_here
 from serving.kernels.segments import SegmentTable
 from serving.nearest import nearest_of_all
-from serving.scoring import (
-    CodedCentroids,
-    Query,
-    maxsim,
-    maxsim_of_several,
-    prepare_query,
-    sharing,
-)
+from serving.scoring import Query, maxsim, maxsim_of_several, prepare_query, sharing
 
 DIMS = (128, 384)
 QUERY_VECTORS = (8, 32)

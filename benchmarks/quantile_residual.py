@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_format.codebook import Codebook
+from serving.approximate import CodedCentroids
 from serving.nearest import nearest_of_all
-from serving.scoring import CodedCentroids
 from tasks.train_codebook import kmeans
 
 CENTROID_BYTES = 4  # an int32 id beside the residual of each token

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 _GROWTH = 2
 _WHOLE_SHARE = 0.5  # when more than this share is wanted, all are scored: the order no longer saves anything
 _LEAST_SPREAD = 1e-6
-_SPREADS = 8.0  # beyond so many a normal error is none: 6e-16
+_NEGLIGIBLE = 0.001  # passages: so many may be expected among those that are not looked at for what they may be worth
 
 Score = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Exact scores float32 [n] of passages int64 [n], ascending."""
@@ -45,18 +44,65 @@ class Scored:
 
 
 class Approximate(Protocol):
-    """Approximate scores of passages, wherever they are. histogram: how many have each score, from 0, int64."""
+    """Approximate scores of the passages that may be found, wherever they are; integers from 0 on."""
 
     @property
-    def histogram(self) -> NDArray[np.int64]: ...
+    def total(self) -> int:
+        """How many passages may be found."""
+        ...
+
+    def reached_by(self, wanted: int) -> int:
+        """The highest score that at least `wanted` passages reach; 0 < wanted <= total."""
+        ...
+
+    def histogram(self, lowest: int) -> NDArray[np.int64]:
+        """How many passages have each score, from `lowest` on."""
+        ...
+
+    def limits(self, lowest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Two histograms of what is known already: no score is above its own in the first, none below in the second.
+
+        The first may lack passages, of which the second has all that could have a score from `lowest` on.
+        """
+        ...
 
     def score_between(self, floor: int, ceiling: int) -> Found:
         """The passages with an approximate score from `floor` to `ceiling` - 1, with their exact scores."""
         ...
 
 
+def highest_reached(histogram: NDArray[np.int64], wanted: int) -> int:
+    """The highest place of a histogram such that at least `wanted` lie there or beyond."""
+    beyond = np.cumsum(histogram[::-1])
+    return len(histogram) - 1 - int(np.searchsorted(beyond, wanted))
+
+
 @dataclass(frozen=True)
-class ApproximateScores:
+class CountedScores:
+    """The part of `Approximate` that follows from how many passages have each score, from 0, int64."""
+
+    counts: NDArray[np.int64]
+
+    @property
+    def total(self) -> int:
+        """How many passages may be found."""
+        return int(self.counts.sum())
+
+    def reached_by(self, wanted: int) -> int:
+        """The highest score that at least `wanted` passages reach."""
+        return highest_reached(self.counts, wanted)
+
+    def histogram(self, lowest: int) -> NDArray[np.int64]:
+        """How many passages have each score, from `lowest` on."""
+        return self.counts[lowest:]
+
+    def limits(self, lowest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All is known: the same twice."""
+        return self.counts[lowest:], self.counts[lowest:]
+
+
+@dataclass(frozen=True)
+class ApproximateScores(CountedScores):
     """Approximate scores in an array, int32 [P], negative for passages that may not be found.
 
     score: gives the exact ones.
@@ -65,10 +111,10 @@ class ApproximateScores:
     scores: NDArray[np.int32]
     score: Score
 
-    @cached_property
-    def histogram(self) -> NDArray[np.int64]:
-        """How many passages have each score."""
-        return np.bincount(self.scores[self.scores >= 0])
+    @staticmethod
+    def of(scores: NDArray[np.int32], score: Score) -> ApproximateScores:
+        """With the counts that follow from them."""
+        return ApproximateScores(np.bincount(scores[scores >= 0]), scores, score)
 
     def score_between(self, floor: int, ceiling: int) -> Found:
         """The passages with an approximate score from `floor` to `ceiling` - 1, with their exact scores."""
@@ -82,26 +128,23 @@ def score_candidates(approximate: Approximate, k: int, *, first: int, tolerance:
     approximate: of the passages that may be found. first: how many passages are scored at first.
     tolerance: how many of the best k may be expected to be missed, as a share of k.
     """
-    histogram = approximate.histogram
-    at_least = np.cumsum(histogram[::-1])[::-1]  # passages with this approximate score or a higher one
-    total = int(at_least[0]) if len(at_least) else 0
     taken, rough = Scored(np.zeros(0, np.int64), np.zeros(0, np.float32), 0), np.zeros(0, np.int32)
-    ceiling = len(histogram)
+    total, ceiling = approximate.total, np.iinfo(np.int32).max
     wanted = min(total, max(first, k))
-    while True:
+    while len(taken.passages) < total:
         if wanted > _WHOLE_SHARE * total:
             wanted = total
         # All that tie with the last one stay: which of them came first would depend on the segments.
-        floor = int(np.searchsorted(-at_least, -wanted, side="right")) - 1 if wanted else ceiling
+        floor = approximate.reached_by(wanted)
         passages, fresh_rough, scores = approximate.score_between(floor, ceiling)
         taken, rough = _merge(taken, rough, Scored(passages, scores, len(passages)), fresh_rough)
         ceiling = floor
-        if len(taken.passages) >= total or len(taken.passages) <= k or tolerance == np.inf:
-            return taken
-        missed = _expected_beyond(histogram[:ceiling], rough, taken.scores, k)
-        if missed <= tolerance * k:
-            return taken
+        if len(taken.passages) <= k or tolerance == np.inf:
+            break
+        if _is_enough(approximate, ceiling, _Line.through(rough, taken.scores, k), tolerance * k):
+            break
         wanted = min(total, _GROWTH * len(taken.passages))
+    return taken
 
 
 def _merge(
@@ -116,30 +159,54 @@ def _merge(
     return Scored(passages[order], scores[order], len(passages)), np.concatenate([rough_a, rough_b])[order]
 
 
-def _expected_beyond(
-    left: NDArray[np.int64], approximate: NDArray[np.int32], exact: NDArray[np.float32], k: int
-) -> float:
-    """How many of the passages left out should score above the k-th best of those taken.
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The exact score as a line in the approximate one and a normal error.
 
-    left: how many passages are left with each approximate score, int64. The exact score is taken as a line
-    in the approximate one and a normal error; the error's size is that of the errors above the line, where
-    the passages that matter are.
+    The error's size, `spread`, is that of the errors above the line, where the passages that matter are. errors:
+    float64, as seen, ascending. threshold: the k-th best exact score.
     """
-    order = np.lexsort((exact, approximate))  # or the last bit of a sum would depend on the passages' order
-    x, y, count = approximate[order].astype(np.float64), exact[order].astype(np.float64), len(exact)
-    x_mean, y_mean = x.sum() / count, y.sum() / count
-    x -= x_mean
-    variance = float((x * x).sum())
-    slope = max(0.0, float((x * (y - y_mean)).sum()) / variance) if variance > 0 else 0.0
-    errors = np.sort(y - (y_mean + slope * x))
-    above = errors[np.searchsorted(errors, 0.0, side="right") :]
-    spread = max(float(np.sqrt((above * above).sum() / len(above))) if len(above) else 0.0, _LEAST_SPREAD)
-    threshold = float(np.partition(y, count - k)[count - k])
-    # Below this score nothing is expected to reach the threshold, and most passages lie there.
-    most = max(_SPREADS * spread, float(errors[-1]))
-    reached_at = x_mean + (threshold - y_mean - most) / slope if slope > 0 else 0.0
-    lowest = int(min(max(0.0, reached_at), len(left)))
-    scores = lowest + np.flatnonzero(left[lowest:])
-    needed = threshold - (y_mean + slope * (scores - x_mean))
-    seen = 1 - np.searchsorted(errors, needed, side="right") / count
-    return float((left[scores] * np.maximum(ndtr(-needed / spread), seen)).sum())
+
+    x_mean: float
+    y_mean: float
+    slope: float
+    errors: NDArray[np.float64]
+    spread: float
+    threshold: float
+
+    @staticmethod
+    def through(rough: NDArray[np.int32], exact: NDArray[np.float32], k: int) -> _Line:
+        """The line through passages with these approximate and exact scores."""
+        order = np.lexsort((exact, rough))  # or the last bit of a sum would depend on the passages' order
+        x, y, count = rough[order].astype(np.float64), exact[order].astype(np.float64), len(exact)
+        x_mean, y_mean = float(x.sum()) / count, float(y.sum()) / count
+        x -= x_mean
+        variance = float((x * x).sum())
+        slope = max(0.0, float((x * (y - y_mean)).sum()) / variance) if variance > 0 else 0.0
+        errors = np.sort(y - (y_mean + slope * x))
+        above = errors[np.searchsorted(errors, 0.0, side="right") :]
+        spread = max(float(np.sqrt((above * above).sum() / len(above))) if len(above) else 0.0, _LEAST_SPREAD)
+        return _Line(x_mean, y_mean, slope, errors, spread, float(np.partition(y, count - k)[count - k]))
+
+    def lowest_that_matters(self, total: int) -> int:
+        """The approximate score below which next to none of `total` passages is expected to reach the threshold."""
+        if self.slope == 0:
+            return 0
+        most = max(-float(ndtri(_NEGLIGIBLE / total)) * self.spread, float(self.errors[-1]))
+        return int(max(0.0, self.x_mean + (self.threshold - self.y_mean - most) / self.slope))
+
+    def expected(self, left: NDArray[np.int64], lowest: int) -> float:
+        """How many passages are expected to reach the threshold. left: how many have each score, from `lowest` on."""
+        places = np.flatnonzero(left)
+        needed = self.threshold - (self.y_mean + self.slope * (lowest + places - self.x_mean))
+        seen = 1 - np.searchsorted(self.errors, needed, side="right") / len(self.errors)
+        return float((left[places] * np.maximum(ndtr(-needed / self.spread), seen)).sum())
+
+
+def _is_enough(approximate: Approximate, ceiling: int, line: _Line, missed: float) -> bool:
+    """Whether at most `missed` of the passages with approximate scores below `ceiling` should reach the threshold."""
+    lowest = min(ceiling, line.lowest_that_matters(approximate.total))
+    least, most = (line.expected(one[: ceiling - lowest], lowest) for one in approximate.limits(lowest))
+    if least <= missed < most:
+        least = line.expected(approximate.histogram(lowest)[: ceiling - lowest], lowest)
+    return least <= missed

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from index_format.codebook import Codebook
 from index_format.codec import Codec
+from serving.approximate import CodedCentroids
 from serving.kernels import native
 from serving.kernels.calls import address, aligned, in_threads, padded
 from serving.kernels.levels import Level, best_level
-from serving.scoring import MOST_BLOCKS, CodedCentroids, round_to_levels
+from serving.scoring import MOST_BLOCKS, round_to_levels
 
 GROUPED = 8192  # centroids, those of a million tokens: from there on groups are worth it
 PROBES = 16  # groups that a vector looks at

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index_format.codec import Codec
+from serving.approximate import CodedCentroids, approximate_scores, byte_rows, scan
+from serving.bounds import BoundedScores, upper_bounds
 from serving.candidates import Approximate, ApproximateScores, Scored
 from serving.kernels.segments import SegmentTable
-from serving.scoring import (
-    CodedCentroids,
-    Query,
-    approximate_scores,
-    maxsim,
-    maxsim_of_several,
-    prepare_query,
-    sharing,
-)
+from serving.postings import Postings
+from serving.scoring import Query, maxsim, maxsim_of_several, prepare_query, sharing
 
 Recall = Literal["fast", "balanced", "exact"]
 
@@ -68,20 +64,37 @@ EXHAUSTIVE_BYTES: dict[Recall, float] = {"fast": 4_000_000, "balanced": 16_000_0
 """Codes of at most so many bytes are scored whole: 1 and 5 milliseconds on one core (docs/decisions/0003)."""
 
 
+BOUNDED_IDS = 1_000_000
+"""Centroid ids of passages that may be found, from which on most are bounded in place of being scanned."""
+
+BOUNDED_SHARE = 1 / 8
+"""Of all passages: of a smaller share all that may be found are scanned, for bounds look at the postings of all."""
+
+
 class CpuScorer:
     """Scores by the kernels of `serving/kernels`."""
 
     exhaustive_bytes: Mapping[Recall, float] = EXHAUSTIVE_BYTES
 
-    def __init__(self, table: SegmentTable, codec: Codec, centroids: CodedCentroids) -> None:
-        self._table = table
-        self._codec = codec
-        self._centroids = centroids
+    def __init__(
+        self, table: SegmentTable, codec: Codec, centroids: CodedCentroids, previous: CpuScorer | None = None
+    ) -> None:
+        """previous: of another version, whose postings are taken where segments are the same."""
+        self.table = table
+        self.codec = codec
+        self.centroids = centroids
+        self._before = previous.__dict__.get("postings") if previous else None  # as far as it made any
 
-    def prepare(self, vectors: NDArray[np.float32], found: NDArray[np.bool_], *, threads: int = 1) -> QueryScorer:
+    @cached_property
+    def postings(self) -> Postings:
+        """Of all passages; made when first asked for."""
+        made = Postings.of(self.table, 1 << (len(self.centroids.codes) - 1).bit_length(), self._before)
+        self._before = None
+        return made
+
+    def prepare(self, vectors: NDArray[np.float32], found: NDArray[np.bool_], *, threads: int = 1) -> CpuQueryScorer:
         """Scores of query vectors float32 [Q, D] over the passages that may be found, bool [P]."""
-        query = prepare_query(vectors, self._codec)
-        return CpuQueryScorer(query, self._table, self._codec.row_bytes, self._centroids, found, threads)
+        return CpuQueryScorer(self, prepare_query(vectors, self.codec), found, threads)
 
     def sharing(self, counts: Sequence[int]) -> list[range]:
         """Which neighbours of queries with so many vectors each gain from being given to `best_of_several` together."""
@@ -97,8 +110,8 @@ class CpuScorer:
     ) -> list[Scored]:
         """MaxSim of every passage that may be found, for each query."""
         passages = np.flatnonzero(found)
-        prepared = [prepare_query(vectors, self._codec) for vectors in queries]
-        scores = maxsim_of_several(prepared, self._table, self._codec.row_bytes, passages, threads=threads)
+        prepared = [prepare_query(vectors, self.codec) for vectors in queries]
+        scores = maxsim_of_several(prepared, self.table, self.codec.row_bytes, passages, threads=threads)
         return [Scored(passages, own, len(passages)) for own in scores]
 
 
@@ -106,10 +119,8 @@ class CpuScorer:
 class CpuQueryScorer:
     """The scores of one query over the passages that may be found, on `threads` threads."""
 
+    _scorer: CpuScorer
     _query: Query
-    _table: SegmentTable
-    _row_bytes: int
-    _centroids: CodedCentroids
     _found: NDArray[np.bool_]
     _threads: int
 
@@ -118,11 +129,22 @@ class CpuQueryScorer:
         passages = np.flatnonzero(self._found)
         return Scored(passages, self.maxsim(passages), len(passages))
 
-    def approximate(self) -> ApproximateScores:
-        """The approximate score of every passage that may be found."""
-        scores = approximate_scores(self._query, self._table, self._centroids, self._found, threads=self._threads)
-        return ApproximateScores(scores, self.maxsim)
+    def approximate(self) -> Approximate:
+        """The approximate score of every passage that may be found, of most only a bound until it matters."""
+        ids = self._scorer.table.centroid_ids
+        share = np.count_nonzero(self._found) / max(1, len(self._found))
+        if ids * share < BOUNDED_IDS or share < BOUNDED_SHARE:
+            return ApproximateScores.of(self.scan_all(), self.maxsim)
+        table, threads = self._scorer.table, self._threads
+        rows = byte_rows(self._query, table, self._scorer.centroids, threads=threads)
+        bounds = upper_bounds(self._query, table, rows, self._scorer.postings, self._found, threads=threads)
+        return BoundedScores(bounds, partial(scan, self._query, table, rows, threads=threads), self.maxsim)
+
+    def scan_all(self) -> NDArray[np.int32]:
+        """The approximate score of every passage, int32 [P], -1 where it may not be found."""
+        scorer = self._scorer
+        return approximate_scores(self._query, scorer.table, scorer.centroids, self._found, threads=self._threads)
 
     def maxsim(self, passages: NDArray[np.int64]) -> NDArray[np.float32]:
         """MaxSim of some passages, int64 [n] ascending: float32 [n]."""
-        return maxsim(self._query, self._table, self._row_bytes, passages, threads=self._threads)
+        return maxsim(self._query, self._scorer.table, self._scorer.codec.row_bytes, passages, threads=self._threads)

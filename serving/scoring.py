@@ -1,4 +1,4 @@
-"""MaxSim on codes, and the approximate score on centroids, by the kernels of `serving/kernels`.
+"""MaxSim on codes, by the kernels of `serving/kernels`.
 
 Scores are defined on integers (SPEC §6.2): query vectors are rounded to 8 bits, so each dot product is a sum
 of small integers. That makes a score the same bit for bit whatever the instruction level, the block, the
@@ -14,7 +14,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from index_format.codebook import Codebook
 from index_format.codec import Codec
 from serving.kernels import native
 from serving.kernels.calls import address, aligned, in_threads, padded
@@ -24,7 +23,6 @@ from serving.sharing import share
 
 QUERY_LEVELS = 127
 MOST_BLOCKS = 4  # registers of query vectors that a kernel takes at once
-_TABLE_TOP = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,52 +127,6 @@ def _fill(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CodedCentroids:
-    """Centroids as kernels want them. codes: uint8 [C, D], scales: float16 [C], half_norms: float32 [C].
-
-    mean: float32 [D], of all of them as decoded. longest: the length of the longest.
-    """
-
-    codes: NDArray[np.uint8]
-    scales: NDArray[np.float16]
-    half_norms: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    longest: np.float32
-
-    @staticmethod
-    def of(book: Codebook) -> CodedCentroids:
-        decoded = book.centroids
-        half_norms = np.einsum("cd,cd->c", decoded, decoded) / np.float32(2)
-        mean = decoded.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return CodedCentroids(book.codes, book.scales, half_norms, mean, np.sqrt(2 * half_norms.max()))
-
-
-@dataclass(frozen=True, slots=True)
-class Rounding:
-    """How products become bytes: (product - floor) · step, cut to 0..255 and rounded down.
-
-    floors: float32 [Q], one for each query vector. step: the same for all, so that bytes can be added.
-    """
-
-    floors: NDArray[np.float32]
-    step: np.float32
-
-
-def round_to_bytes(query: Query, centroids: CodedCentroids) -> Rounding:
-    """The rounding of a query's products with centroids and outliers.
-
-    It depends on query and codebook alone, so that an approximate score does not depend on what other passages there
-    are. The top is the product with a centroid as long as the longest in the vector's own direction, which no other
-    exceeds; from there the widest way down to the mean of all centroids has 255 steps. What lies below the mean is no
-    passage's best, and an outlier above the top counts as the top.
-    """
-    rounded = query.levels * query.scales[:, None]
-    tops = np.sqrt(np.einsum("qd,qd->q", rounded, rounded)) * centroids.longest
-    reach = (tops - rounded @ centroids.mean).max(initial=0.0)
-    return Rounding(tops - reach, np.float32(_TABLE_TOP / float(reach)) if reach > 0 else np.float32(0))
-
-
 def prepare_query(vectors: NDArray[np.float32], codec: Codec, level: Level | None = None) -> Query:
     """Rotate query vectors float32 [Q, D] as the codec does, and round them to 8-bit levels, each on its own scale."""
     vectors = codec.rotated(np.ascontiguousarray(vectors, np.float32))
@@ -231,104 +183,3 @@ def sharing(counts: Sequence[int], level: Level | None = None) -> list[range]:
     level = level or best_level()
     lanes = MOST_BLOCKS * level.lanes
     return share(counts, lanes, lambda vectors: level.costs[-(-vectors // level.lanes) - 1], most=lanes)
-
-
-def approximate_scores(
-    query: Query, table: SegmentTable, centroids: CodedCentroids, allowed: NDArray[np.bool_], *, threads: int = 1
-) -> NDArray[np.int32]:
-    """For each passage, the sum over query vectors of its best product, in small whole steps: int32 [P].
-
-    The best of the products with the passage's centroids, and of those with its outliers on their own codes (a part of
-    SPEC §6.2), each made a byte by `round_to_bytes`. A passage that is not allowed gets -1, and one that is allowed at
-    least 0.
-    """
-    sums = allowed.astype(np.int32) - 1
-    rounding = round_to_bytes(query, centroids)
-    first_vector = 0
-    for lanes, centroid_lanes in zip(query.lanes, query.centroid_lanes, strict=True):
-        columns = len(lanes.scales)
-        floors = padded(rounding.floors[first_vector : first_vector + lanes.vectors], columns)
-        steps = padded(np.full(lanes.vectors, rounding.step), columns)
-        first_vector += lanes.vectors
-        rows = _centroid_table(query, centroid_lanes, centroids, floors, steps, threads)
-        outliers = _outlier_bytes(query, lanes, table, floors, steps, threads)
-        kernel = native.scan_kernel(query.level, lanes.blocks, table.id_bytes)
-
-        def scan(
-            first: int,
-            last: int,
-            kernel: native.Kernel = kernel,
-            rows: NDArray[np.uint8] = rows,
-            outliers: NDArray[np.uint8] = outliers,
-        ) -> None:
-            kernel(
-                first,
-                last,
-                address(table.rows),
-                address(rows),
-                len(rows) - 1,
-                address(outliers),
-                address(sums),
-            )
-
-        in_threads(scan, len(sums), threads)
-    return sums
-
-
-def _centroid_table(
-    query: Query,
-    lanes: Lanes,
-    centroids: CodedCentroids,
-    floors: NDArray[np.float32],
-    steps: NDArray[np.float32],
-    threads: int,
-) -> NDArray[np.uint8]:
-    """The byte of each centroid: [a power of two, lanes]; the rows beyond the centroids are zeros."""
-    count = len(centroids.codes)
-    table = np.zeros((1 << (count - 1).bit_length(), len(lanes.scales)), np.uint8)
-    kernel = native.centroid_bytes_kernel(query.level, lanes.blocks)
-
-    def score(first: int, last: int) -> None:
-        kernel(
-            first,
-            last,
-            centroids.codes.shape[1],
-            address(centroids.codes),
-            address(centroids.scales),
-            *lanes.arguments,
-            address(floors),
-            address(steps),
-            address(table),
-        )
-
-    in_threads(score, count, threads)
-    return table
-
-
-def _outlier_bytes(
-    query: Query,
-    lanes: Lanes,
-    table: SegmentTable,
-    floors: NDArray[np.float32],
-    steps: NDArray[np.float32],
-    threads: int,
-) -> NDArray[np.uint8]:
-    """The byte of each outlier of all segments: [outliers, lanes]."""
-    outliers = np.empty((table.outliers, len(lanes.scales)), np.uint8)
-    kernel = native.outlier_bytes_kernel(query.level, query.bits, lanes.blocks)
-
-    def score(first: int, last: int) -> None:
-        kernel(
-            first,
-            last,
-            len(table.rows) - 1,
-            address(table.rows),
-            query.row_bytes,
-            *lanes.arguments,
-            address(floors),
-            address(steps),
-            address(outliers),
-        )
-
-    in_threads(score, len(outliers), threads)
-    return outliers

@@ -20,12 +20,12 @@ from index_format.index import Index
 from index_format.manifest import Manifest
 from index_format.segment import SegmentReader
 from index_format.selection import Column, columns_within, filter_columns, refuse_misfit
+from serving.approximate import CodedCentroids
 from serving.bm25 import SnapshotWords
 from serving.device import Device
 from serving.kernels.segments import SegmentTable
 from serving.matches import Matches, Selection
 from serving.scorer import CpuScorer, Scorer
-from serving.scoring import CodedCentroids
 from serving.word_counts import WordCounts, load_word_counts
 
 _SELECTIONS = 8  # of the filters asked last; one takes a byte a passage
@@ -60,7 +60,7 @@ class Snapshot:
         self._counts: Mapping[str, WordCounts] = previous.held_words() if previous else {}
         self._counting = threading.Lock()
         self._device = device
-        self._before = previous.scorer if previous and device != "cpu" else None
+        self._before = previous.scorer if previous else None
 
     @property
     def version(self) -> int:
@@ -178,7 +178,10 @@ class Snapshot:
     def scorer(self) -> Scorer:
         """What scores passages; made when first asked for, which brings all codes to a device other than the CPU."""
         if self._device == "cpu":
-            return CpuScorer(self.table, self.codec, self.centroids)
+            assert self._before is None or isinstance(self._before, CpuScorer)
+            scorer = CpuScorer(self.table, self.codec, self.centroids, self._before)
+            self._before = None
+            return scorer
         from serving.gpu.scorer import GpuScorer
 
         assert self._before is None or isinstance(self._before, GpuScorer)

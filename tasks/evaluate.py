@@ -202,10 +202,10 @@ class _SparingScorer:
         return Scored(passages, self.maxsim(passages), len(passages))
 
     def approximate(self) -> ApproximateScores:
-        approximate = self._scorer.approximate()
+        scores = self._scorer.scan_all()
         for segment in self._snapshot.segments:
             forget(segment.centroids.ids)
-        return ApproximateScores(approximate.scores, self.maxsim)
+        return ApproximateScores.of(scores, self.maxsim)
 
     def maxsim(self, passages: NDArray[np.int64]) -> NDArray[np.float32]:
         firsts = self._snapshot.first_passages

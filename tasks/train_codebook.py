@@ -20,8 +20,8 @@ from index_format.errors import EncoderMismatch
 from index_format.index import Index
 from index_format.manifest import CodebookRecord, CodecRecord, SegmentRecord
 from index_format.segment import EncodedSegment, map_codes, read_codec, write_codebook
+from serving.approximate import CodedCentroids
 from serving.nearest import NearestCentroids
-from serving.scoring import CodedCentroids
 from tasks import progress
 from tasks.prefect_task import as_task
 

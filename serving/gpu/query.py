@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serving.scoring import CodedCentroids, Query, round_to_bytes
+from serving.approximate import CodedCentroids, round_to_bytes
+from serving.scoring import Query
 
 _WIDTHS = (16, 32, 64)  # query vectors that one launch takes
 MOST_VECTORS = _WIDTHS[-1]
@@ -22,7 +23,7 @@ class LanesOnDevice:
 
     levels: int8 [vectors, D]. corrections, centroid_corrections: int32 [vectors]. scales: float32 [vectors], half
     of each vector's. offsets: float32 [vectors], the products with the codec's mean. floors, steps: float32 [vectors],
-    how products become bytes (serving.scoring.Rounding).
+    how products become bytes (serving.approximate.Rounding).
     """
 
     levels: Tensor

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_format.codec import Codec
+from serving.approximate import CodedCentroids
 from serving.kernels.segments import ARRAYS, Field
-from serving.scoring import CodedCentroids
 
 if TYPE_CHECKING:
     from index_format.segment import SegmentReader

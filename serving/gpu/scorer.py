@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_format.codec import Codec
-from serving.candidates import Approximate, ApproximateScores, Found, Scored
+from serving.approximate import CodedCentroids
+from serving.candidates import Approximate, ApproximateScores, CountedScores, Found, Scored
 from serving.gpu.launches import Approximations, approximate, parts_for, score_all, score_chosen
 from serving.gpu.query import MOST_VECTORS, bucket, pack, packed_bytes, views
 from serving.gpu.replay import Replay
 from serving.gpu.resident import Resident, upload
 from serving.gpu.shared import MOST_QUERIES, SharedStage, room_for_best
 from serving.scorer import QueryScorer, Recall
-from serving.scoring import CodedCentroids, Query, edges_of, join, prepare_query
+from serving.scoring import Query, edges_of, join, prepare_query
 from serving.sharing import share
 
 if TYPE_CHECKING:
@@ -227,14 +228,14 @@ class GpuQueryScorer:
     def approximate(self) -> Approximate:
         """The approximate score of every passage that may be found."""
         if not self._found.any():
-            return ApproximateScores(np.zeros(0, np.int32), self.maxsim)
+            return ApproximateScores.of(np.zeros(0, np.int32), self.maxsim)
         with self._scorer.lock:
             stage, packed = self._scorer.stage(len(self._query.vectors)), self._scorer.packed(self._query)
             self._scorer.load(stage, packed, self._found)
             stage.approximate()
             sums = stage.approximations.sums.clone()  # the next query may come before this one's rounds are over
             histogram = stage.approximations.histogram.cpu().numpy()
-        return ApproximateOnDevice(self._scorer, packed, sums, histogram)
+        return ApproximateOnDevice(histogram, self._scorer, packed, sums)
 
     def maxsim(self, passages: NDArray[np.int64]) -> NDArray[np.float32]:
         """MaxSim of some passages, int64 [n] ascending: float32 [n]."""
@@ -245,14 +246,13 @@ class GpuQueryScorer:
             return self._scorer.maxsim(self._scorer.packed(self._query), chosen).cpu().numpy()
 
 
-@dataclass(frozen=True, slots=True)
-class ApproximateOnDevice:
-    """Approximate scores that stay on the device: only their histogram and the passages asked for leave it."""
+@dataclass(frozen=True)
+class ApproximateOnDevice(CountedScores):
+    """Approximate scores that stay on the device: only how many have each, and the passages asked for, leave it."""
 
     _scorer: GpuScorer
     _packed: Tensor
     _sums: Tensor
-    histogram: NDArray[np.int64]
 
     def score_between(self, floor: int, ceiling: int) -> Found:
         """The passages with an approximate score from `floor` to `ceiling` - 1, with their exact scores."""

@@ -151,9 +151,7 @@ def _bytes(level: Level) -> ir.VectorType:
 def build_scan(module: ir.Module, level: Level, blocks: int, id_bytes: int) -> None:
     """Add `scan` to a module, for centroid ids of 2 or 4 bytes."""
     builder, given = function(module, SCAN, SCAN_ARGUMENTS)
-    columns = level.lanes * blocks
-    row_kind, wide = ir.VectorType(i8, columns), ir.VectorType(i16, columns)
-    add_up = intrinsic(builder, f"llvm.vector.reduce.add.v{columns}i16", i16, [wide])
+    row_kind = ir.VectorType(i8, level.lanes * blocks)
     walk = Walk(builder, given["segments"])
     with count(builder, given["first"], given["last"]) as passage:
         place = builder.gep(given["sums"], [passage], source_etype=i32)
@@ -162,23 +160,30 @@ def build_scan(module: ir.Module, level: Level, blocks: int, id_bytes: int) -> N
             ordinal = walk.seek(passage)
             start, stop = walk.span(Field.CENTROID_OFFSETS, ordinal)
             ids = walk.array(Field.CENTROID_IDS)
-            best = Variable(builder, ir.Constant(row_kind, [0] * columns))
+            best = Variable(builder, ir.Constant(row_kind, [0] * row_kind.count))
             with count(builder, start, stop) as at:
                 own = builder.zext(element(builder, ids, at, ir.IntType(8 * id_bytes)), i64)
-                _raise_best(builder, best, given["table"], builder.and_(own, given["mask"]))
+                raise_best(builder, best, given["table"], builder.and_(own, given["mask"]))
             start, stop = walk.span(Field.OUTLIER_OFFSETS, ordinal)
             first_outlier = walk.field(Field.FIRST_OUTLIER)
             with count(builder, start, stop) as at:
-                _raise_best(builder, best, given["outliers"], builder.add(first_outlier, at))
-            total = builder.zext(builder.call(add_up, [builder.zext(best.get(), wide)]), i32)
-            builder.store(builder.add(before, total), place)
+                raise_best(builder, best, given["outliers"], builder.add(first_outlier, at))
+            builder.store(builder.add(before, sum_of_bytes(builder, best.get())), place)
     builder.ret_void()
 
 
-def _raise_best(builder: ir.IRBuilder, best: Variable, rows: ir.Value, number: ir.Value) -> None:
+def raise_best(builder: ir.IRBuilder, best: Variable, rows: ir.Value, number: ir.Value) -> None:
     """Keep in each column the larger of `best` and row `number`."""
     kind = best.get().type
     # By bytes: LLVM pads a vector in memory to a power of two, the rows are not.
     start = builder.mul(number, i64(kind.count))
     row = builder.load(builder.gep(rows, [start], source_etype=i8), typ=kind, align=1)
     best.set(builder.select(builder.icmp_unsigned(">", row, best.get()), row, best.get()))
+
+
+def sum_of_bytes(builder: ir.IRBuilder, row: ir.Value) -> ir.Value:
+    """The sum of a row of bytes, as i32."""
+    columns = row.type.count
+    wide = ir.VectorType(i16, columns)
+    add_up = intrinsic(builder, f"llvm.vector.reduce.add.v{columns}i16", i16, [wide])
+    return builder.zext(builder.call(add_up, [builder.zext(row, wide)]), i32)

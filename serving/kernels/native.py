@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 
-from serving.kernels import centroids, compress, maxsim, nearest
+from serving.kernels import bounds, centroids, compress, maxsim, nearest
 from serving.kernels.levels import Level
 
 Kernel = Callable[..., None]
@@ -41,6 +41,21 @@ def outlier_bytes_kernel(level: Level, bits: int, blocks: int) -> Kernel:
 def scan_kernel(level: Level, blocks: int, id_bytes: int) -> Kernel:
     arguments = len(centroids.SCAN_ARGUMENTS)
     return _compile(level, centroids.SCAN, arguments, lambda m: centroids.build_scan(m, level, blocks, id_bytes))
+
+
+@functools.cache
+def probes_kernel(level: Level, blocks: int) -> Kernel:
+    return _compile(level, bounds.PROBES, len(bounds.PROBES_ARGUMENTS), lambda m: bounds.build_probes(m, level, blocks))
+
+
+@functools.cache
+def gains_kernel(level: Level) -> Kernel:
+    return _compile(level, bounds.GAINS, len(bounds.GAINS_ARGUMENTS), bounds.build_gains)
+
+
+@functools.cache
+def bounds_kernel(level: Level, blocks: int) -> Kernel:
+    return _compile(level, bounds.BOUNDS, len(bounds.BOUNDS_ARGUMENTS), lambda m: bounds.build_bounds(m, level, blocks))
 
 
 @functools.cache

@@ -54,6 +54,11 @@ class SegmentTable:
         return int(self.rows[-1, Field.FIRST_OUTLIER])
 
     @property
+    def centroid_ids(self) -> int:
+        """How many centroid ids all passages have."""
+        return sum(len(array) for array in self.arrays[ARRAYS.index(Field.CENTROID_IDS) :: len(ARRAYS)])
+
+    @property
     def id_bytes(self) -> int:
         """The width of a centroid id, the same in all segments: 2 or 4."""
         return self.arrays[ARRAYS.index(Field.CENTROID_IDS)].itemsize if self.arrays else 2

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serving.candidates import ApproximateScores, Scored, _expected_beyond, score_candidates
+from serving.candidates import ApproximateScores, Scored, _Line, score_candidates
 
 PASSAGES = 20_000
 K = 10
@@ -21,7 +21,7 @@ def _choose(
         assert (np.diff(passages) > 0).all()
         return exact[passages]
 
-    return score_candidates(ApproximateScores(approximate, score), k, first=first, tolerance=tolerance)
+    return score_candidates(ApproximateScores.of(approximate, score), k, first=first, tolerance=tolerance)
 
 
 def _scores(noise: float, seed: int = 1) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -71,7 +71,7 @@ def test_the_order_of_passages_decides_nothing() -> None:
     left, told = np.bincount(approximate[approximate <= 1300]), set[float]()
     for seed in range(20):
         order = np.random.default_rng(seed).permutation(chosen)
-        told.add(_expected_beyond(left, approximate[order], exact[order], K))
+        told.add(_Line.through(approximate[order], exact[order], K).expected(left, 0))
     assert len(told) == 1
 
 

@@ -125,9 +125,9 @@ def test_approximate_scores_are_those_of_the_processor(snapshot: Snapshot, count
     found = snapshot.live & (np.arange(30) % 4 != 1)
     ours = _scorer(snapshot).prepare(random_query(16, count), found).approximate()
     theirs = snapshot.scorer.prepare(random_query(16, count), found).approximate()
-    np.testing.assert_array_equal(np.trim_zeros(ours.histogram, "b"), theirs.histogram)
-    middle = int(np.median(np.flatnonzero(theirs.histogram)))
-    for span in ((0, len(ours.histogram)), (middle, middle + 1), (0, middle)):
+    np.testing.assert_array_equal(np.trim_zeros(ours.counts, "b"), theirs.counts)
+    middle = int(np.median(np.flatnonzero(theirs.counts)))
+    for span in ((0, len(ours.counts)), (middle, middle + 1), (0, middle)):
         for mine, wanted in zip(ours.score_between(*span), theirs.score_between(*span), strict=True):
             np.testing.assert_array_equal(mine, wanted)
 
@@ -271,7 +271,7 @@ def test_launches_are_shared_up_to_their_lanes_and_by_eight_queries(snapshot: Sn
 def test_where_nothing_may_be_found_nothing_is(snapshot: Snapshot) -> None:
     """By neither stage."""
     scorer = _scorer(snapshot).prepare(random_query(16), np.zeros(30, bool))
-    assert (scorer.best(3).passages.tolist(), scorer.approximate().histogram.tolist()) == ([], [])
+    assert (scorer.best(3).passages.tolist(), scorer.approximate().counts.tolist()) == ([], [])
 
 
 def test_an_index_without_documents_has_no_hits(tmp_path: Path) -> None:

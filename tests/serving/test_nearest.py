@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from index_format.codebook import Codebook
 from serving import nearest
+from serving.approximate import CodedCentroids
 from serving.kernels.levels import Level, levels_here
 from serving.nearest import GROUPED, NearestCentroids, groups_of, nearest_of_all
-from serving.scoring import CodedCentroids
 from tests.serving.vectors import random_vectors
 
 DIM = 24

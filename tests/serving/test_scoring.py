@@ -13,18 +13,10 @@ from numpy.typing import NDArray
 
 from index_format.codec import MAX_DIM, Codec, unpack
 from index_format.rotation import Rotation
+from serving.approximate import approximate_scores, round_to_bytes
 from serving.kernels.levels import LEVELS, Level, levels_here
 from serving.oracle import exact_maxsim
-from serving.scoring import (
-    MOST_BLOCKS,
-    Query,
-    approximate_scores,
-    maxsim,
-    maxsim_of_several,
-    prepare_query,
-    round_to_bytes,
-    sharing,
-)
+from serving.scoring import MOST_BLOCKS, Query, maxsim, maxsim_of_several, prepare_query, sharing
 from serving.snapshot import Snapshot
 from tests.serving.vectors import (
     Document,
