@@ -105,26 +105,28 @@ def approximate_scores(
     A passage that is not allowed gets -1, and one that is allowed at least 0.
     """
     rows = byte_rows(query, table, centroids, threads=threads)
-    return scan(query, table, rows, allowed, threads=threads)
+    scores = np.full(len(allowed), -1, np.int32)
+    scores[allowed] = scan(query, table, rows, np.flatnonzero(allowed), threads=threads)
+    return scores
 
 
 def scan(
-    query: Query, table: SegmentTable, rows: list[ByteRows], allowed: NDArray[np.bool_], *, threads: int = 1
+    query: Query, table: SegmentTable, rows: list[ByteRows], passages: NDArray[np.int64], *, threads: int = 1
 ) -> NDArray[np.int32]:
-    """`approximate_scores`, made of `byte_rows`."""
-    sums = allowed.astype(np.int32) - 1
+    """The approximate scores of some passages, int64 [n] ascending, made of `byte_rows`: int32 [n]."""
+    sums = np.zeros(len(passages), np.int32)
     for own in rows:
         kernel = native.scan_kernel(query.level, own.blocks, table.id_bytes)
 
         def add(first: int, last: int, kernel: native.Kernel = kernel, own: ByteRows = own) -> None:
             kernel(
-                first,
-                last,
+                last - first,
+                address(passages[first:]),
                 address(table.rows),
                 address(own.centroids),
                 len(own.centroids) - 1,
                 address(own.outliers),
-                address(sums),
+                address(sums[first:]),
             )
 
         in_threads(add, len(sums), threads)

@@ -26,8 +26,8 @@ from serving.scoring import Query
 
 _SPARE = 4  # times as many passages are scanned as are wanted, at first: their bounds are in another order
 
-Scan = Callable[[NDArray[np.bool_]], NDArray[np.int32]]
-"""Approximate scores int32 [P] of the passages that are True, and -1 for the others."""
+Scan = Callable[[NDArray[np.int64]], NDArray[np.int32]]
+"""Approximate scores int32 [n] of passages int64 [n], ascending."""
 
 
 def upper_bounds(
@@ -95,7 +95,7 @@ class BoundedScores:
 
     def __post_init__(self) -> None:
         self._scores = np.full(len(self.bounds), -1, np.int32)
-        self._bounded = np.bincount(self.bounds[self.bounds >= 0])
+        self._bounded = np.bincount(self.bounds + 1)[1:]
         self._known = len(self._bounded)
 
     @property
@@ -116,8 +116,8 @@ class BoundedScores:
     def histogram(self, lowest: int) -> NDArray[np.int64]:
         """How many passages have each approximate score, from `lowest` on."""
         if lowest < self._known:
-            scanned = self.scan((self.bounds >= lowest) & (self.bounds < self._known))
-            np.maximum(self._scores, scanned, out=self._scores)
+            passages = np.flatnonzero((self.bounds >= lowest) & (self.bounds < self._known))
+            self._scores[passages] = self.scan(passages)
             self._known = lowest
         return self._counted(lowest)
 

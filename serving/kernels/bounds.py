@@ -11,7 +11,20 @@ from __future__ import annotations
 from llvmlite import ir
 
 from serving.kernels.centroids import raise_best, sum_of_bytes
-from serving.kernels.ir_loops import Variable, count, element, function, i8, i16, i32, i64, intrinsic, pointer, splat
+from serving.kernels.ir_loops import (
+    Variable,
+    count,
+    element,
+    function,
+    i8,
+    i16,
+    i32,
+    i64,
+    intrinsic,
+    pointer,
+    prefetch,
+    splat,
+)
 from serving.kernels.levels import Level
 from serving.kernels.segments import Field, Walk
 
@@ -49,6 +62,8 @@ BOUNDS_ARGUMENTS = {
 
 _LANE, _GAIN = 48, 40  # where they begin in a key
 _CHUNK = 255  # rows that are counted in bytes
+_AHEAD = 2  # keys whose postings are fetched meanwhile
+_AHEAD_LINES = 3  # of them: some hundred passages, and a processor guesses the rest
 
 
 def build_probes(module: ir.Module, level: Level, blocks: int) -> None:
@@ -108,15 +123,17 @@ def _store_keys(builder: ir.IRBuilder, given: dict[str, ir.Value], floor: ir.Val
 def build_gains(module: ir.Module) -> None:
     """Add `gains` to a module."""
     builder, given = function(module, GAINS, GAINS_ARGUMENTS)
+    last = builder.sub(given["count"], i64(1))
     with count(builder, i64(0), given["count"]) as number:
+        later = builder.add(number, i64(_AHEAD))
+        later = builder.select(builder.icmp_signed("<", later, last), later, last)
+        start, _ = _postings(builder, given, element(builder, given["keys"], later, i64))
+        prefetch(builder, builder.gep(given["passages"], [start], source_etype=i16), _AHEAD_LINES)
         key = element(builder, given["keys"], number, i64)
         mark = builder.trunc(builder.add(builder.lshr(key, i64(_LANE)), i64(1)), i32)
         falling = builder.and_(builder.lshr(key, i64(_GAIN)), i64(255))
         gain = builder.shl(builder.trunc(builder.sub(i64(255), falling), i32), i32(8))
-        centroid = builder.and_(key, i64(2**_GAIN - 1))
-        start, stop = (
-            builder.zext(element(builder, given["starts"], builder.add(centroid, i64(end)), i32), i64) for end in (0, 1)
-        )
+        start, stop = _postings(builder, given, key)
         with count(builder, start, stop) as at:
             passage = builder.zext(element(builder, given["passages"], at, i16), i64)
             place = builder.gep(given["gains"], [passage], source_etype=i32)
@@ -126,6 +143,14 @@ def build_gains(module: ir.Module) -> None:
             added = builder.add(builder.and_(before, i32(-256)), builder.select(seen, i32(0), gain))
             builder.store(builder.or_(added, mark), place)
     builder.ret_void()
+
+
+def _postings(builder: ir.IRBuilder, given: dict[str, ir.Value], key: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Where the postings of a key's centroid begin and end."""
+    centroid = builder.and_(key, i64(2**_GAIN - 1))
+    ends = [element(builder, given["starts"], builder.add(centroid, i64(end)), i32) for end in (0, 1)]
+    start, stop = (builder.zext(end, i64) for end in ends)
+    return start, stop
 
 
 def build_bounds(module: ir.Module, level: Level, blocks: int) -> None:

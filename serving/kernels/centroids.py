@@ -26,6 +26,7 @@ from serving.kernels.ir_loops import (
     intrinsic,
     larger_float,
     pointer,
+    prefetch,
 )
 from serving.kernels.levels import Level
 from serving.kernels.products import Products
@@ -65,14 +66,16 @@ OUTLIERS_ARGUMENTS = {
 
 SCAN = "scan"
 SCAN_ARGUMENTS = {
-    "first": i64,  # passages first to last - 1 over all segments
-    "last": i64,
+    "count": i64,  # passages to scan
+    "passages": pointer,  # i64 [count], ascending
     "segments": pointer,  # SegmentTable.rows
     "table": pointer,  # u8 [a power of two, lanes of all blocks]
     "mask": i64,  # that power of two less one: a wrong id in a file reads a wrong row, never beyond the table
     "outliers": pointer,  # u8 [outliers of all segments, lanes of all blocks]
-    "sums": pointer,  # i32 [passages], added to; a negative one marks a passage that is left alone
+    "sums": pointer,  # i32 [count], added to
 }
+_AHEAD = 4  # passages whose ids are fetched meanwhile, where few of many are scanned
+_AHEAD_LINES = 3  # of them: some hundred ids
 
 
 def build_centroids(module: ir.Module, level: Level, blocks: int) -> None:
@@ -153,22 +156,25 @@ def build_scan(module: ir.Module, level: Level, blocks: int, id_bytes: int) -> N
     builder, given = function(module, SCAN, SCAN_ARGUMENTS)
     row_kind = ir.VectorType(i8, level.lanes * blocks)
     walk = Walk(builder, given["segments"])
-    with count(builder, given["first"], given["last"]) as passage:
-        place = builder.gep(given["sums"], [passage], source_etype=i32)
-        before = builder.load(place, typ=i32)
-        with builder.if_then(builder.icmp_signed(">=", before, i32(0))):
-            ordinal = walk.seek(passage)
-            start, stop = walk.span(Field.CENTROID_OFFSETS, ordinal)
-            ids = walk.array(Field.CENTROID_IDS)
-            best = Variable(builder, ir.Constant(row_kind, [0] * row_kind.count))
-            with count(builder, start, stop) as at:
-                own = builder.zext(element(builder, ids, at, ir.IntType(8 * id_bytes)), i64)
-                raise_best(builder, best, given["table"], builder.and_(own, given["mask"]))
-            start, stop = walk.span(Field.OUTLIER_OFFSETS, ordinal)
-            first_outlier = walk.field(Field.FIRST_OUTLIER)
-            with count(builder, start, stop) as at:
-                raise_best(builder, best, given["outliers"], builder.add(first_outlier, at))
-            builder.store(builder.add(before, sum_of_bytes(builder, best.get())), place)
+    last = builder.sub(given["count"], i64(1))
+    with count(builder, i64(0), given["count"]) as number:
+        ordinal = walk.seek(element(builder, given["passages"], number, i64))
+        ids = walk.array(Field.CENTROID_IDS)
+        later = builder.add(number, i64(_AHEAD))
+        later = builder.select(builder.icmp_signed("<", later, last), later, last)
+        start, _ = walk.span(Field.CENTROID_OFFSETS, walk.ahead(element(builder, given["passages"], later, i64)))
+        prefetch(builder, builder.gep(ids, [start], source_etype=ir.IntType(8 * id_bytes)), _AHEAD_LINES)
+        best = Variable(builder, ir.Constant(row_kind, [0] * row_kind.count))
+        start, stop = walk.span(Field.CENTROID_OFFSETS, ordinal)
+        with count(builder, start, stop) as at:
+            own = builder.zext(element(builder, ids, at, ir.IntType(8 * id_bytes)), i64)
+            raise_best(builder, best, given["table"], builder.and_(own, given["mask"]))
+        start, stop = walk.span(Field.OUTLIER_OFFSETS, ordinal)
+        first_outlier = walk.field(Field.FIRST_OUTLIER)
+        with count(builder, start, stop) as at:
+            raise_best(builder, best, given["outliers"], builder.add(first_outlier, at))
+        place = builder.gep(given["sums"], [number], source_etype=i32)
+        builder.store(builder.add(builder.load(place, typ=i32), sum_of_bytes(builder, best.get())), place)
     builder.ret_void()
 
 

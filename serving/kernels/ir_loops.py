@@ -30,6 +30,17 @@ def intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequ
     return known or ir.Function(builder.module, ir.FunctionType(result, list(arguments)), name)
 
 
+_LINE = 64  # bytes of a cache line
+
+
+def prefetch(builder: ir.IRBuilder, place: ir.Value, lines: int) -> None:
+    """Ask for some cache lines from an address on; one that is not mapped is passed over."""
+    ask = intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, i32, i32, i32])
+    for line in range(lines):
+        at = builder.gep(place, [i64(_LINE * line)], source_etype=i8)
+        builder.call(ask, [at, i32(0), i32(3), i32(1)])  # to read, keep it near, data
+
+
 class Variable:
     """A value that changes. LLVM's mem2reg pass turns it into registers."""
 

@@ -26,7 +26,7 @@ digits: each the same four unsigned bytes in each lane, at most as many as `Leve
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One instruction set. `lanes` 32-bit sums fit a register; `registers` of them may hold sums at once.
+    """One instruction set. `lanes` 32-bit sums fit a register; `registers` may hold sums of several rows at once.
 
     whole_bytes: whether `dot` takes bytes up to 255, or else up to 15. groups: how many groups of four packed bytes
     are unpacked at once. room: how far digits may add up in `dot`, beyond the first. costs: of MaxSim with one to four
@@ -102,12 +102,12 @@ LEVELS = (
     Level(
         name="avx2",
         lanes=8,
-        registers=4,
+        registers=1,  # a product reads query bytes from memory at no cost; a second row would need its registers
         features="+avx2",
         needs=frozenset({"avx2"}),
         whole_bytes=False,
         dot=_dot_avx2,
-        costs=(1, 1.7, 2.3, 3),
+        costs=(1, 1.55, 2.1, 2.8),
         groups=4,
         room=(2**15 - 1) // (2 * 127),  # a query's level is at most 127, and each product adds two
     ),

@@ -95,6 +95,13 @@ class Walk:
         builder.position_at_end(found)
         return builder.sub(passage, self.field(Field.FIRST_PASSAGE))
 
+    def ahead(self, passage: ir.Value) -> ir.Value:
+        """The ordinal of a passage further on; where it lies in a later segment, that of this one's last."""
+        builder = self._builder
+        first, next_first = self.share(Field.FIRST_PASSAGE)
+        here = builder.icmp_signed("<", passage, next_first)
+        return builder.sub(builder.select(here, passage, builder.sub(next_first, i64(1))), first)
+
     def array(self, field: Field) -> ir.Value:
         """The address of an array of the segment."""
         return self._builder.inttoptr(self.field(field), pointer)
