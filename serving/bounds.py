@@ -24,7 +24,8 @@ from serving.kernels.segments import SegmentTable
 from serving.postings import Postings
 from serving.scoring import Query
 
-_SPARE = 4  # times as many passages are scanned as are wanted, at first: their bounds are in another order
+_SPARE = 3  # times as many passages are scanned as are wanted, at first: their bounds are in another order
+_FURTHER = 2  # times as many as were scanned, where those do not tell enough
 
 Scan = Callable[[NDArray[np.int64]], NDArray[np.int32]]
 """Approximate scores int32 [n] of passages int64 [n], ascending."""
@@ -71,7 +72,7 @@ def _gains(query: Query, keys: NDArray[np.int64], postings: Postings, threads: i
 def _probes(query: Query, rows: ByteRows) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The floor of each column uint8 [columns], and the keys of the centroids above them (`kernels/bounds.py`)."""
     count, columns = rows.centroids.shape
-    wanted = isqrt(count) // 2
+    wanted = 3 * isqrt(count) // 4
     floors, keys, found = np.empty(columns, np.uint8), np.empty(columns * wanted, np.int64), np.zeros(1, np.int64)
     arrays = address(floors), address(keys), address(found)
     native.probes_kernel(query.level, rows.blocks)(count, address(rows.centroids), wanted, *arrays)
@@ -107,22 +108,15 @@ class BoundedScores:
         """The highest approximate score that at least `wanted` passages reach."""
         looked_at = _SPARE * wanted
         while True:
-            lowest = highest_reached(self._bounded, looked_at) if looked_at < self.total else 0
-            known = self.histogram(lowest)
+            lowest = self._bound_of(looked_at)
+            self._know(lowest)
+            known = self._counted(lowest)
             if known.sum() >= wanted:
                 return lowest + highest_reached(known, wanted)
             looked_at *= 2
 
-    def histogram(self, lowest: int) -> NDArray[np.int64]:
-        """How many passages have each approximate score, from `lowest` on."""
-        if lowest < self._known:
-            passages = np.flatnonzero((self.bounds >= lowest) & (self.bounds < self._known))
-            self._scores[passages] = self.scan(passages)
-            self._known = lowest
-        return self._counted(lowest)
-
     def limits(self, lowest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of those that were scanned, and of these with the bounds of the others."""
+        """How many passages have each score, from `lowest` on: those that were scanned, and all by their bounds."""
         least = self._counted(lowest)
         bounded = self._bounded[lowest : self._known]
         most = np.zeros(max(len(least), len(bounded)), np.int64)
@@ -130,11 +124,27 @@ class BoundedScores:
         most[: len(bounded)] += bounded
         return least, most
 
+    def know_more(self, lowest: int) -> None:
+        """Scan as many passages again as were scanned, or all down to `lowest`."""
+        scanned = int(self._bounded[self._known :].sum())
+        self._know(max(lowest, self._bound_of(_FURTHER * max(scanned, 1))))
+
+    def _bound_of(self, count: int) -> int:
+        """A bound that so many passages reach; 0 where all are wanted."""
+        return highest_reached(self._bounded, count) if count < self.total else 0
+
+    def _know(self, lowest: int) -> None:
+        """Scan what could have an approximate score from `lowest` on, and was not scanned yet."""
+        if lowest < self._known:
+            passages = np.flatnonzero((self.bounds >= lowest) & (self.bounds < self._known))
+            self._scores[passages] = self.scan(passages)
+            self._known = lowest
+
     def _counted(self, lowest: int) -> NDArray[np.int64]:
         return np.bincount(self._scores[self._scores >= lowest] - lowest)
 
     def score_between(self, floor: int, ceiling: int) -> Found:
         """The passages with an approximate score from `floor` to `ceiling` - 1, with their exact scores."""
-        self.histogram(floor)
+        self._know(floor)
         passages = np.flatnonzero((self._scores >= floor) & (self._scores < ceiling))
         return passages, self._scores[passages], self.score(passages)

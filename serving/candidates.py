@@ -55,15 +55,16 @@ class Approximate(Protocol):
         """The highest score that at least `wanted` passages reach; 0 < wanted <= total."""
         ...
 
-    def histogram(self, lowest: int) -> NDArray[np.int64]:
-        """How many passages have each score, from `lowest` on."""
+    def limits(self, lowest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many passages have each score, from `lowest` on, as far as is known: at the least, and at the most.
+
+        The first has those whose scores are known, the second the others too, each with a score that its own is not
+        above. Where all are known they are the same.
+        """
         ...
 
-    def limits(self, lowest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Two histograms of what is known already: no score is above its own in the first, none below in the second.
-
-        The first may lack passages, of which the second has all that could have a score from `lowest` on.
-        """
+    def know_more(self, lowest: int) -> None:
+        """Find out more scores, the highest first. After some calls all from `lowest` on are known."""
         ...
 
     def score_between(self, floor: int, ceiling: int) -> Found:
@@ -92,13 +93,12 @@ class CountedScores:
         """The highest score that at least `wanted` passages reach."""
         return highest_reached(self.counts, wanted)
 
-    def histogram(self, lowest: int) -> NDArray[np.int64]:
-        """How many passages have each score, from `lowest` on."""
-        return self.counts[lowest:]
-
     def limits(self, lowest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """All is known: the same twice."""
+        """How many passages have each score, from `lowest` on: the same twice."""
         return self.counts[lowest:], self.counts[lowest:]
+
+    def know_more(self, lowest: int) -> None:
+        """All is known."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,8 @@ class _Line:
 def _is_enough(approximate: Approximate, ceiling: int, line: _Line, missed: float) -> bool:
     """Whether at most `missed` of the passages with approximate scores below `ceiling` should reach the threshold."""
     lowest = min(ceiling, line.lowest_that_matters(approximate.total))
-    least, most = (line.expected(one[: ceiling - lowest], lowest) for one in approximate.limits(lowest))
-    if least <= missed < most:
-        least = line.expected(approximate.histogram(lowest)[: ceiling - lowest], lowest)
-    return least <= missed
+    while True:
+        least, most = (line.expected(one[: ceiling - lowest], lowest) for one in approximate.limits(lowest))
+        if most <= missed or least > missed:
+            return most <= missed
+        approximate.know_more(lowest)
