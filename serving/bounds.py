@@ -129,6 +129,12 @@ class BoundedScores:
         scanned = int(self._bounded[self._known :].sum())
         self._know(max(lowest, self._bound_of(_FURTHER * max(scanned, 1))))
 
+    def score_between(self, floor: int, ceiling: int) -> Found:
+        """The passages with an approximate score from `floor` to `ceiling` - 1, with their exact scores."""
+        self._know(floor)
+        passages = np.flatnonzero((self._scores >= floor) & (self._scores < ceiling))
+        return passages, self._scores[passages], self.score(passages)
+
     def _bound_of(self, count: int) -> int:
         """A bound that so many passages reach; 0 where all are wanted."""
         return highest_reached(self._bounded, count) if count < self.total else 0
@@ -142,9 +148,3 @@ class BoundedScores:
 
     def _counted(self, lowest: int) -> NDArray[np.int64]:
         return np.bincount(self._scores[self._scores >= lowest] - lowest)
-
-    def score_between(self, floor: int, ceiling: int) -> Found:
-        """The passages with an approximate score from `floor` to `ceiling` - 1, with their exact scores."""
-        self._know(floor)
-        passages = np.flatnonzero((self._scores >= floor) & (self._scores < ceiling))
-        return passages, self._scores[passages], self.score(passages)

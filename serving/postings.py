@@ -2,7 +2,7 @@
 
 Passages lie in blocks, so that two bytes tell a passage in its block and a block's work fits a core's cache. A block
 knows the arrays that it was made from: a snapshot takes those blocks of the one before that hold the same passages.
-Two bytes for each id that a passage has are some three in a hundred of codes of 4 bits.
+Two bytes for each id that a passage has are some two in a hundred of codes of 4 bits.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Postings of consecutive passages over all segments. starts: int32 [C + 1], passages: uint16, from the block's own
-    first: those that touch centroid c are `passages[starts[c] : starts[c + 1]]`, ascending.
+    """Postings of consecutive passages over all segments.
 
-    pieces: what it was made from.
+    starts: int32 [C + 1]. passages: uint16, counted from the block's first: those that touch centroid c are
+    `passages[starts[c] : starts[c + 1]]`, ascending. pieces: what it was made from.
     """
 
     pieces: tuple[Piece, ...]
@@ -64,8 +64,9 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Postings:
-    """The postings of all passages of a snapshot. firsts: int64 [blocks + 1], the first passage of each block, and how
-    many passages there are.
+    """The postings of all passages of a snapshot.
+
+    firsts: int64 [blocks + 1], the first passage of each block, and how many passages there are.
     """
 
     blocks: tuple[Block, ...]
