@@ -12,8 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -97,25 +97,38 @@ class Done:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """An accepted ask. Times are of `time.monotonic`."""
+    """An accepted ask. Times are of `time.monotonic`. The worker alone settles it, and then calls `on_settled`.
+
+    A future does the same and more, with a lock and a condition for each.
+    """
 
     ask: Ask
     deadline: float
     accepted_at: float
-    future: Future[Done] = field(default_factory=Future)
+    on_settled: Callable[[], None]
+    outcome: Done | Exception | None = None
     abandoned: bool = False  # set by whoever asked, and looked at before each step
-
-    def __post_init__(self) -> None:
-        self.future.set_running_or_notify_cancel()  # so that nobody cancels it under the worker
 
     def is_due(self) -> bool:
         """Whether somebody still waits for it; answers that it expired where it did."""
         if self.abandoned:
             return False
         if time.monotonic() > self.deadline:
-            self.future.set_exception(Expired())
+            self.settle(Expired())
             return False
         return True
+
+    def settle(self, outcome: Done | Exception) -> None:
+        """Say what became of it."""
+        self.outcome = outcome
+        self.on_settled()
+
+    def done(self) -> Done:
+        """What was made, once it is settled; raises what prevented it."""
+        assert self.outcome is not None, "not settled yet"
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
 
 
 class Batcher:
@@ -130,32 +143,44 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._at_work = 0
         self._seconds_each = deque([0.0] * _REMEMBERED, _REMEMBERED)
+        self._usual_seconds = 0.0
         self._changed = threading.Condition()
-        self._stopping = False
+        self.is_ready = False  # whether what is submitted now would be answered
         self._worker = threading.Thread(target=self._run, name="colonnade-batcher", daemon=True)
         metrics.queue_length.set_function(lambda: len(self._waiting))
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether what is submitted now would be answered."""
-        return self._worker.is_alive() and not self._stopping
-
     def start(self) -> None:
         """Begin to work."""
+        self.is_ready = True
         self._worker.start()
 
-    def submit(self, asks: Sequence[Ask], deadline: float) -> list[Job]:
-        """Accept all of the asks or none. Raises Overloaded, at once."""
-        now = time.monotonic()
+    def submit(self, asks: Sequence[Ask], deadline: float, on_settled: Callable[[list[Job]], None]) -> list[Job]:
+        """Accept all of the asks or none. Raises Overloaded, at once.
+
+        on_settled: called by the worker with the jobs once all of them are settled; it raises nothing.
+        """
+        now, settled = time.monotonic(), count(1)
+        jobs: list[Job] = []
+
+        def count_one() -> None:
+            if next(settled) == len(jobs):
+                on_settled(jobs)
+
         with self._changed:
             wait = self._wait_seconds()
             if not self.is_ready or len(self._waiting) + len(asks) > self._limit or now + wait > deadline:
                 self._metrics.rejected.inc(len(asks))
                 raise Overloaded(wait)
-            jobs = [Job(ask, deadline, now) for ask in asks]
+            jobs += [Job(ask, deadline, now, count_one) for ask in asks]
             self._waiting.extend(jobs)
             self._changed.notify()
         return jobs
+
+    def count(self, jobs: Sequence[Job]) -> None:
+        """Have the metrics tell of jobs that are settled. By whoever asked, once the answer is on its way."""
+        for job in jobs:
+            if isinstance(job.outcome, Done):
+                self._metrics.observe(job.outcome.queue_ms, job.outcome.encode_ms, job.outcome.work_ms)
 
     def refuse_when_full(self) -> None:
         """Raise Overloaded where not even one query would be accepted, so that nothing of it need be read."""
@@ -166,26 +191,33 @@ class Batcher:
     def _wait_seconds(self) -> float:
         """How long what comes now would wait."""
         ahead = len(self._waiting) + self._at_work
-        return ahead * sorted(self._seconds_each)[_REMEMBERED // 2]
+        return ahead * self._usual_seconds
 
     def stop(self) -> None:
         """Accept nothing more, finish what was accepted, and end the worker."""
         with self._changed:
-            self._stopping = True
+            self.is_ready = False
             self._changed.notify()
         self._worker.join()
 
     def _run(self) -> None:
-        while batch := self._take():
-            try:
-                self._work_on(batch)
-            except BaseException as error:  # noqa: BLE001  # a tokenizer's panic is no Exception; the queue goes on
-                self._metrics.faults.labels("batcher").inc()
-                _log.error("a batch failed with %s", places_of(error))
-                for job in batch:
-                    if not job.future.done():
-                        job.future.set_exception(WorkerFault())
-            self._at_work = 0
+        try:
+            while batch := self._take():
+                self._outlive(batch)
+                self._at_work = 0
+        finally:
+            self.is_ready = False
+
+    def _outlive(self, batch: list[Job]) -> None:
+        """Work on a batch, whatever it does."""
+        try:
+            self._work_on(batch)
+        except BaseException as error:  # noqa: BLE001  # a tokenizer's panic is no Exception; the queue goes on
+            self._metrics.faults.labels("batcher").inc()
+            _log.error("a batch failed with %s", places_of(error))
+            for job in batch:
+                if job.outcome is None:
+                    job.settle(WorkerFault())
 
     def _work_on(self, batch: list[Job]) -> None:
         start = time.monotonic()
@@ -195,12 +227,13 @@ class Batcher:
         if due:
             self._answer(due)
             self._seconds_each.append((time.monotonic() - start) / len(due))
+            self._usual_seconds = sorted(self._seconds_each)[_REMEMBERED // 2]
             self._metrics.batch_queries.observe(len(due))  # after the answers, which need not wait for it
 
     def _take(self) -> list[Job]:
         """What waits, up to a batch; nothing only when stopped with an empty queue."""
         with self._changed:
-            while not self._waiting and not self._stopping:
+            while not self._waiting and self.is_ready:
                 self._changed.wait()
             taken = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
             self._at_work = len(taken)
@@ -216,7 +249,7 @@ class Batcher:
             vectors = job.ask.vectors if job.ask.text is None else next(encoded)
             assert vectors is not None
             if isinstance(vectors, Exception):
-                job.future.set_exception(vectors)
+                job.settle(vectors)
                 self._at_work -= 1
             else:
                 together.setdefault(job.ask.work, []).append((job, vectors))
@@ -252,13 +285,9 @@ class Batcher:
                 start = time.monotonic()
         except Exception as error:  # noqa: BLE001  # whoever asked is told
             for job, _ in ready:
-                if not job.future.done():
-                    job.future.set_exception(error)
+                if job.outcome is None:
+                    job.settle(error)
 
     def _finish(self, job: Job, value: Any, queue_ms: float, encode_ms: float, work_ms: float) -> None:
         self._at_work -= 1
-        if isinstance(value, Exception):
-            job.future.set_exception(value)
-            return
-        self._metrics.observe(queue_ms, encode_ms, work_ms)
-        job.future.set_result(Done(value, queue_ms, encode_ms, work_ms))
+        job.settle(value if isinstance(value, Exception) else Done(value, queue_ms, encode_ms, work_ms))

@@ -12,13 +12,16 @@ from datetime import datetime
 from typing import Any
 
 from fastapi import FastAPI, Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serving.batcher import Batcher
 from serving.faults import places_of
 from serving.http import contents, documents, errors, health, index, pages, search
+from serving.http.at_once import Visit
 from serving.http.parts import Parts, Settings, Waiters, Writer
-from serving.http.routes import REQUEST_ID, Gate, ScopedRoute, request_id_of, tell_later
+from serving.http.plain import PlainCycle
+from serving.http.routes import REQUEST_ID, Gate, ScopedRoute, request_id_of
+from serving.http.telling import Afterwards, tell_later
 from serving.keys import KeyRing
 from serving.metrics import Metrics
 from serving.searcher import Refresher, Searcher
@@ -53,6 +56,7 @@ def make_app(
         # Whoever runs the application calls this after the last answer, so nothing waits here any more.
         for part in (parts.refresher, parts.batcher, parts.shadow):
             part.stop()
+        parts.afterwards.do_all()
         parts.opening.shutdown(wait=False, cancel_futures=True)
 
     # FastAPI's own pages load scripts from the internet, and its routes declare no scope.
@@ -66,7 +70,7 @@ def make_app(
         responses=errors.RESPONSES,
     )
     app.router.route_class = ScopedRoute
-    app.state.gate = Gate(keys, hosts, parts.metrics, parts.settings, parts.batcher)
+    app.state.gate = Gate(keys, hosts, parts.metrics, parts.settings, parts.batcher, parts.afterwards)
     errors.install(app)
     search.add_routes(app, parts)
     index.add_routes(app, parts)
@@ -82,19 +86,22 @@ def make_app(
 class _Server(FastAPI):
     """FastAPI, past whose layers questions go: those are there for what such a route does not have, or does itself."""
 
-    _queued: Mapping[str, ASGIApp] = {}
+    _queued: Mapping[str, ScopedRoute] = {}
 
     def send_past_layers(self) -> None:
         """Send requests of those routes that ask the worker past the layers, once all routes are there."""
-        self._queued = {
-            one.path: one.past_layers for one in self.routes if isinstance(one, ScopedRoute) and one.is_queued
-        }
+        self._queued = {one.path: one for one in self.routes if isinstance(one, ScopedRoute) and one.is_queued}
+
+    def answer_at_once(self, cycle: PlainCycle) -> bool:
+        """Begin to answer a question for which everything is at hand; others are left to ASGI."""
+        route = self._queued.get(cycle.head.path)
+        return route is not None and Visit(route, self.state.gate, cycle).begin()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._queued.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if route is not None:
             scope["app"] = self
-            await route(scope, receive, send)
+            await route.past_layers(scope, receive, send)
         elif scope["type"] == "http":
             await self._through_layers(scope, receive, send)
         else:
@@ -109,7 +116,7 @@ class _Server(FastAPI):
 
         async def send_and_tell(message: Message) -> None:
             if message["type"] == "http.response.start" and not hasattr(state, "told"):
-                state.request_id = request_id_of(request)
+                state.request_id = request_id_of(request.headers)
                 message["headers"] = [*message["headers"], (REQUEST_ID, state.request_id.encode())]
                 tell_later(request, _UNROUTED, message["status"], gate.metrics, time.perf_counter() - start)
             await send(message)
@@ -139,6 +146,7 @@ def _parts(searcher: Searcher, address: str, settings: Settings) -> Parts:
         shadow=ShadowCheck(searcher, metrics, settings.shadow_share),
         waiters=Waiters(settings.queue_limit),
         opening=ThreadPoolExecutor(1, thread_name_prefix="colonnade-opening"),
+        afterwards=Afterwards(),
     )
 
 

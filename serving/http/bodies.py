@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import TypeVar
 
 from fastapi import Request
@@ -13,7 +14,6 @@ from starlette.types import Message, Receive
 
 from serving.http.errors import Refusal
 from serving.http.parts import Settings
-from serving.http.plain import WHOLE_BODY
 
 Model = TypeVar("Model", bound=BaseModel)
 _JSON = "application/json"
@@ -23,9 +23,7 @@ _MOST_READ = 1_000  # faults of one body
 def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
     """The same body, unless it is larger or takes longer to come than is allowed."""
     most, seconds = settings.body_bytes, settings.body_seconds
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
-        raise _too_large(most)
+    refuse_too_large(request.headers, settings)
     read, complete, until = 0, False, time.monotonic() + seconds
 
     async def next_message() -> Message:
@@ -46,6 +44,13 @@ def bounded(receive: Receive, request: Request, settings: Settings) -> Receive:
     return next_message
 
 
+def refuse_too_large(headers: Mapping[str, str], settings: Settings) -> None:
+    """Raise Refusal where a body says itself that it is larger than is allowed."""
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > settings.body_bytes:
+        raise _too_large(settings.body_bytes)
+
+
 def _too_large(most: int) -> Refusal:
     return Refusal(413, "too_large", f"The body may have {most} bytes at most. Send less at a time.")
 
@@ -62,12 +67,16 @@ async def _read_all(receive: Receive) -> bytes:
 
 
 async def read_body(request: Request, receive: Receive, model: type[Model]) -> Model:
-    """The body of a request as a model. Raises RequestValidationError, with the faults as FastAPI tells them.
+    """The body of a request as a model, as it comes. Raises as `as_model` does."""
+    return as_model(await _read_all(receive), request.headers, model)
+
+
+def as_model(data: bytes, headers: Mapping[str, str], model: type[Model]) -> Model:
+    """A whole body as a model. Raises RequestValidationError, with the faults as FastAPI tells them.
 
     What FastAPI does itself, in half of the time: it also asks for forms, dependencies and observers of its own.
     """
-    data = request.scope[WHOLE_BODY] if WHOLE_BODY in request.scope else await _read_all(receive)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _JSON and not (kind.startswith("application/") and kind.endswith("+json")):
         # Other kinds are those that a page of another site may send without being asked whether it may.
         fault = {"loc": ("body",), "msg": f"expected the Content-Type {_JSON}", "type": "content_type"}

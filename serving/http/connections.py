@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
-from urllib.parse import unquote
+from collections.abc import Callable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import h11
+from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serving.http.plain import Head, PlainCycle, read_head
+
+
+@runtime_checkable
+class AtOnce(Protocol):
+    """An application that answers some plain requests without ASGI."""
+
+    def answer_at_once(self, cycle: PlainCycle) -> bool:
+        """Begin to answer a request whose body is here, for `cycle.answer` later; or leave it untouched: False."""
+        ...
 
 
 class PromptProtocol(H11Protocol):
@@ -22,7 +32,8 @@ class PromptProtocol(H11Protocol):
     Of an answer that was made, the client has to take `send_bytes` in every `send_seconds`, or all that is left: also
     of the last one before the connection ends, for which closing would wait.
 
-    A plain request that comes when there is no other is read and answered without h11 (`serving/http/plain.py`).
+    A plain request that comes when there is no other is read and answered without h11 (`serving/http/plain.py`), and
+    without ASGI where the application can.
     """
 
     head_seconds: ClassVar[float] = 10.0
@@ -31,12 +42,14 @@ class PromptProtocol(H11Protocol):
     _hang_up: asyncio.TimerHandle | None = None
     _break_off: asyncio.TimerHandle | None = None
     _plain: PlainCycle | None = None  # until its body has come and it is answered
+    _answer_at_once: Callable[[PlainCycle], bool] | None = None
     _behind: bytes = b""  # what came after the plain request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         # To be told of every byte that waits; 0 would be the same to a socket, and stop TLS for ever.
         transport.set_write_buffer_limits(high=1, low=0)
+        self._answer_at_once = self.app.answer_at_once if isinstance(self.app, AtOnce) else None
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -46,6 +59,7 @@ class PromptProtocol(H11Protocol):
             self._begin(head, data)
         else:
             super().data_received(data)
+        self._unset_keepalive_if_required()  # last, for the worker may be at it already
         self._watch()
 
     def _plain_head(self, data: bytes) -> Head | None:
@@ -55,25 +69,8 @@ class PromptProtocol(H11Protocol):
         return read_head(data)
 
     def _begin(self, head: Head, data: bytes) -> None:
-        raw_path, _, query = head.target.partition(b"?")
-        path = raw_path.decode("ascii")
-        scope = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "method": "POST",
-            "root_path": self.root_path,
-            "path": self.root_path + (unquote(path) if "%" in path else path),
-            "raw_path": self.root_path.encode("ascii") + raw_path,
-            "query_string": query,
-            "headers": head.headers,
-            "state": self.app_state.copy(),
-        }
         own_headers = self.server_state.default_headers
-        cycle = PlainCycle(scope, head.length, self.transport, self.flow, self.on_response_complete, own_headers)
+        cycle = PlainCycle(head, self.transport, self.flow, self.on_response_complete, own_headers)
         self.cycle = self._plain = cycle  # type: ignore[assignment]  # of it, uvicorn knows what this one has too
         self._go_on(cycle, data[head.size :])
         # Most clients send head and body one after another: a turn of the loop later the body is mostly here, too,
@@ -84,12 +81,31 @@ class PromptProtocol(H11Protocol):
             self._start(cycle)
 
     def _start(self, cycle: PlainCycle) -> None:
-        task = self.loop.create_task(cycle.run(self.app))
+        if self._answer_at_once is not None and cycle.may_answer_at_once and self._answer_at_once(cycle):
+            return
+        task = self.loop.create_task(cycle.run(self.app, self._scope(cycle.head)))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
+    def _scope(self, head: Head) -> Scope:
+        raw_path, _, query = head.target.partition(b"?")
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": "POST",
+            "root_path": self.root_path,
+            "path": self.root_path + head.path,
+            "raw_path": self.root_path.encode("ascii") + raw_path,
+            "query_string": query,
+            "headers": list(head.headers),  # a head may be that of other requests, too
+            "state": self.app_state.copy(),
+        }
+
     def _go_on(self, plain: PlainCycle, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         self._behind += plain.take(data)
         if plain.response_complete and plain.left == 0:
             self._go_behind()
@@ -119,6 +135,8 @@ class PromptProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._plain is not None:
+            self._plain.hung_up()
         self._stop_watching()
         self._stop_pushing()
 

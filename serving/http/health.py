@@ -32,4 +32,5 @@ def add_routes(app: FastAPI, parts: Parts) -> None:
     @app.get("/metrics", openapi_extra=needs("admin"), response_class=Response, responses=as_text)
     async def metrics() -> Response:
         """For Prometheus."""
+        parts.afterwards.do_all()
         return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from index_format.filters import Filter
 from serving.batcher import Batcher, Overloaded
+from serving.http.telling import Afterwards
 from serving.metrics import Metrics
 from serving.searcher import Refresher, Searcher
 from serving.shadow import ShadowCheck
@@ -110,6 +111,7 @@ class Parts:
     shadow: ShadowCheck
     waiters: Waiters
     opening: ThreadPoolExecutor
+    afterwards: Afterwards
 
     def deadline(self, timeout_ms: int | None) -> float:
         """The moment, of `time.monotonic`, at which a request that came now is worth nothing any more."""

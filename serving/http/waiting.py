@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -12,7 +12,8 @@ from typing import TypeVar
 from fastapi import Request
 
 from index_format.errors import ColonnadeError, EncoderMismatch, ObjectMissing, StorageError
-from serving.batcher import Ask, Done, Expired, Job
+from index_format.filters import Filter
+from serving.batcher import Ask, Batcher, Done, Expired, Job
 from serving.http.errors import Refusal, try_again
 from serving.http.parts import Parts
 from serving.http.schemas import Versioned
@@ -20,21 +21,30 @@ from serving.snapshot import Snapshot
 
 VERSION_SECONDS = 5.0  # as long as a commit takes to be searchable, at the default settings
 _LOOK_SECONDS = 0.02
-_UNWATCHED_SECONDS = 0.05
 
 Result = TypeVar("Result")
 
 
 async def wanted_snapshot(parts: Parts, wanted: Versioned, deadline: float) -> Snapshot:
     """The snapshot that a request asks for. Raises Refusal when it is not to be had."""
+    snapshot = snapshot_at_hand(parts, wanted)
+    if snapshot is not None:
+        return snapshot
     if wanted.version is not None:
         return await _exact(parts, wanted.version, deadline)
     least = wanted.min_version or 0
-    if parts.searcher.snapshot.version < least:
-        parts.refresher.look_now()
-        with parts.waiters.one_more():
-            await _at_least(parts, least, deadline)
+    parts.refresher.look_now()
+    with parts.waiters.one_more():
+        await _at_least(parts, least, deadline)
     return parts.searcher.snapshot
+
+
+def snapshot_at_hand(parts: Parts, wanted: Versioned) -> Snapshot | None:
+    """The snapshot that a request asks for; None where it is not open."""
+    if wanted.version is not None:
+        return parts.searcher.held(wanted.version)
+    current = parts.searcher.snapshot
+    return current if current.version >= (wanted.min_version or 0) else None
 
 
 async def _at_least(parts: Parts, least: int, deadline: float) -> None:
@@ -60,9 +70,6 @@ async def wait_for_words(parts: Parts, snapshot: Snapshot, deadline: float) -> N
 
 
 async def _exact(parts: Parts, version: int, deadline: float) -> Snapshot:
-    held = parts.searcher.held(version)
-    if held is not None:
-        return held
     try:
         return await _in_turn(parts, partial(parts.searcher.at_version, version), deadline)
     except TimeoutError:
@@ -88,79 +95,74 @@ async def in_thread(work: Callable[[], Result], deadline: float) -> Result:
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
             return await asyncio.to_thread(work)
-    except (TimeoutError, Expired):
-        raise too_late() from None
+    except TimeoutError:
+        raise Expired from None
 
 
-def too_late() -> Refusal:
-    """The answer at the deadline."""
-    return Refusal(504, "deadline_exceeded", "The deadline passed before there was an answer.")
+def client_gone() -> Refusal:
+    """What is counted and logged where nobody is left to read the answer."""
+    return Refusal(499, "client_gone", "Nobody waits for this answer.")
 
 
-async def answers(parts: Parts, request: Request, asks: Sequence[Ask], deadline: float) -> list[Done]:
+class Asking(ABC):
+    """What a request asks of the worker, and what its answers become."""
+
+    def __init__(self, deadline: float) -> None:
+        """deadline: of `time.monotonic`."""
+        self.deadline = deadline
+
+    @abstractmethod
+    def at_hand(self, tenant: Filter | None) -> list[Ask] | None:
+        """The asks, for the documents of a tenant; None where they need what is not at hand."""
+
+    @abstractmethod
+    async def prepared(self, tenant: Filter | None) -> list[Ask]:
+        """The asks, once what they need is at hand. Raises Refusal when it is not to be had."""
+
+    @abstractmethod
+    def answer(self, done: Sequence[Done]) -> object:
+        """What the client gets, for JSON to be made of it."""
+
+    @abstractmethod
+    def told(self, done: Sequence[Done]) -> dict[str, object]:
+        """What the log says of the answer, without any text."""
+
+
+async def answers(batcher: Batcher, request: Request, asks: Sequence[Ask], deadline: float) -> list[Done]:
     """What the batcher makes of the asks.
 
-    Raises Overloaded where it is busy, and Refusal when it is too late, or nobody waits any more.
+    Raises Overloaded where it is busy, Expired when it is too late, and Refusal when nobody waits any more.
     """
-    jobs = parts.batcher.submit(asks, deadline)
-    try:
-        # Most are answered before it would be worth a task to hear of a client that went away.
-        await _settled_within(jobs, min(_UNWATCHED_SECONDS, deadline - time.monotonic()))
-        if not all(job.future.done() for job in jobs):
-            await _unless_gone(request, jobs, deadline)
-        return [job.future.result() for job in jobs]
-    except Expired:
-        raise too_late() from None
-    finally:
-        for job in jobs:
-            job.abandoned = True
-
-
-async def _settled_within(jobs: Sequence[Job], seconds: float) -> None:
-    """Until all are settled, or for so long; `asyncio.wait` takes more steps, all of which a search waits for."""
-    settled = _when_settled(jobs)
-    timer = settled.get_loop().call_later(seconds, _settle, settled)
-    try:
-        await settled
-    finally:
-        timer.cancel()
-
-
-def _when_settled(jobs: Sequence[Job]) -> asyncio.Future[None]:
-    """What is done once all jobs are; however many they are, the worker wakes the event loop once."""
     loop = asyncio.get_running_loop()
-    settled, count = loop.create_future(), itertools.count(1)
-
-    def count_one(_: object) -> None:
-        if next(count) == len(jobs):  # one step of the interpreter: two threads may be here
-            try:
-                loop.call_soon_threadsafe(_settle, settled)
-            except RuntimeError:  # the loop is closed, and nobody waits any more
-                return
-
-    for job in jobs:
-        job.future.add_done_callback(count_one)
-    return settled
-
-
-def _settle(settled: asyncio.Future[None]) -> None:
-    if not settled.done():
-        settled.set_result(None)
-
-
-async def _unless_gone(request: Request, jobs: Sequence[Job], deadline: float) -> None:
-    """Until all are settled. Raises Expired at the deadline, and Refusal when the client went away."""
-    settled, gone = _when_settled(jobs), asyncio.ensure_future(_gone(request))
+    settled: asyncio.Future[None] = loop.create_future()
+    jobs = batcher.submit(asks, deadline, lambda jobs: call_in(loop, _settle, settled, batcher, jobs))
+    gone = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait((settled, gone), timeout=deadline - time.monotonic(), return_when="FIRST_COMPLETED")
         if settled.done():
-            return
+            return [job.done() for job in jobs]
         if gone.done():
-            raise Refusal(499, "client_gone", "Nobody waits for this answer.")
+            raise client_gone()
         raise Expired
     finally:
         settled.cancel()
         gone.cancel()
+        for job in jobs:
+            job.abandoned = True
+
+
+def call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: object) -> None:
+    """Call something in an event loop, from another thread; a loop that is closed has nobody who waits."""
+    try:
+        loop.call_soon_threadsafe(callback, *arguments)
+    except RuntimeError:
+        return
+
+
+def _settle(settled: asyncio.Future[None], batcher: Batcher, jobs: Sequence[Job]) -> None:
+    batcher.count(jobs)
+    if not settled.done():
+        settled.set_result(None)
 
 
 async def _gone(request: Request) -> None:

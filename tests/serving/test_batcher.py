@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from encoding.encoder import Encoder
 from index_format.index import Index
-from serving.batcher import Ask, Batcher, Expired, Job, Overloaded, WorkerFault, one_by_one
+from serving.batcher import Ask, Batcher, Done, Expired, Job, Overloaded, WorkerFault, one_by_one
 from serving.metrics import Metrics
 from serving.query import SearchQuery
 from serving.searcher import Answer, Searcher
@@ -58,7 +58,13 @@ def working(encode: Callable[[Sequence[str]], list[Vectors]], limit: int = 8) ->
 
 
 def _submit(batcher: Batcher, *texts: str, work: Callable[[Vectors], object] = lambda _: "done") -> list[Job]:
-    return batcher.submit([Ask(text, None, one_by_one(work)) for text in texts], time.monotonic() + 60)
+    return batcher.submit([Ask(text, None, one_by_one(work)) for text in texts], time.monotonic() + 60, lambda _: None)
+
+
+def done(job: Job) -> Done:
+    """What was made of a job, once it is settled; raises what prevented it."""
+    until(lambda: job.outcome is not None, "the job is settled")
+    return job.done()
 
 
 def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -73,9 +79,9 @@ def test_a_text_that_cannot_be_encoded_fails_alone() -> None:
         until(lambda: encoding.batches, "a batch is encoded")
         jobs = _submit(batcher, "good", "bad", "good too")
         encoding.may_go.set()
-        assert [job.future.result(30).value for job in (*first, jobs[0], jobs[2])] == ["done"] * 3
+        assert [done(job).value for job in (*first, jobs[0], jobs[2])] == ["done"] * 3
         with pytest.raises(ValueError, match="bad"):
-            jobs[1].future.result(30)
+            done(jobs[1])
     assert encoding.batches == [["first"], ["good", "bad", "good too"], ["good"], ["bad"], ["good too"]]
 
 
@@ -110,7 +116,7 @@ def _ask_together(batcher: Batcher, encoding: Encoding, *asks: Ask) -> list[Job]
     """Jobs that waited together, while another was encoded."""
     _submit(batcher, "first")
     until(lambda: encoding.batches, "a batch is encoded")
-    jobs = batcher.submit(asks, time.monotonic() + 60)
+    jobs = batcher.submit(asks, time.monotonic() + 60, lambda _: None)
     encoding.may_go.set()
     return jobs
 
@@ -123,14 +129,15 @@ def test_asks_with_the_same_work_are_worked_on_together() -> None:
         work = {name: Together(name, given, lambda: time.sleep(0.3)) for name, _ in named}
         asks = [Ask(None, np.zeros((1, 4), np.float32), work[name], question) for name, question in named]
         jobs = _ask_together(batcher, encoding, *asks)
-        assert isinstance(jobs[2].future.exception(30), ValueError)
-        assert isinstance(jobs[3].future.exception(30), OSError)
-        done = [jobs[place].future.result(30) for place in (0, 1, 4, 5)]
+        for place, error in ((2, ValueError), (3, OSError)):
+            with pytest.raises(error):
+                done(jobs[place])
+        made = [done(jobs[place]) for place in (0, 1, 4, 5)]
     spent_ms = 1000 * (time.monotonic() - begun)
-    assert [one.value for one in done] == ["a 1", "b 2", "a slow", "a 4"]
+    assert [one.value for one in made] == ["a 1", "b 2", "a slow", "a 4"]
     assert sorted(given) == [["1", "bad", "slow", "4"], ["2"], ["3"]]
-    assert done[2].work_ms == done[3].work_ms >= 150
-    assert sum(one.work_ms for one in done) <= spent_ms  # as shares do, however slow the machine is
+    assert made[2].work_ms == made[3].work_ms >= 150
+    assert sum(one.work_ms for one in made) <= spent_ms  # as shares do, however slow the machine is
 
 
 def test_who_is_gone_when_others_have_been_worked_on_is_dropped() -> None:
@@ -144,9 +151,10 @@ def test_who_is_gone_when_others_have_been_worked_on_is_dropped() -> None:
         until(lambda: given, "the work has begun")
         jobs[2].abandoned, jobs[3].deadline = True, time.monotonic()
         may_go.set()
-        assert [jobs[place].future.result(30).value for place in (0, 1, 4)] == ["a slow", "a 1", "a 2"]
-        assert isinstance(jobs[3].future.exception(30), Expired)
-        assert not jobs[2].future.done()
+        assert [done(jobs[place]).value for place in (0, 1, 4)] == ["a slow", "a 1", "a 2"]
+        with pytest.raises(Expired):
+            done(jobs[3])
+        assert jobs[2].outcome is None
         assert _value(metrics, "colonnade_dropped_queries_total") == 2
 
 
@@ -160,8 +168,8 @@ def test_the_worker_outlives_what_nobody_foresaw() -> None:
 
     with working(encoding) as (batcher, metrics):
         with pytest.raises(WorkerFault):
-            _submit(batcher, "a", work=panic)[0].future.result(30)
-        assert _submit(batcher, "b")[0].future.result(30).value == "done"
+            done(_submit(batcher, "a", work=panic)[0])
+        assert done(_submit(batcher, "b")[0]).value == "done"
         assert _value(metrics, "colonnade_faults_total", where="batcher") == 1
         assert batcher.is_ready
     assert not batcher.is_ready

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import random
+import re
 import socket
 from collections.abc import Iterator
+from functools import partial
 from http.client import HTTPResponse
 
 import h11
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from encoding.encoder import Encoder
 from index_format.index import Index
 from serving.http.app import make_app
 from serving.http.parts import Settings
 from serving.http.plain import MOST_HEAD, read_head
+from serving.http.routes import ScopedRoute
+from serving.http.telling import Afterwards
 from serving.searcher import Searcher
 from tests.serving.running import connect, running
 from tests.serving.vectors import add_texts
+from tests.waiting import until
 
 BODY = b'{"query": "honey", "k": 1}'
 PLAIN = (
@@ -269,6 +277,103 @@ def test_a_head_that_contradicts_itself_ends_the_connection(address: str) -> Non
             told = b"".join(iter(lambda: client.recv(65_536), b""))
         assert told.startswith(b"HTTP/1.1 400 "), data
         assert told.count(b"HTTP/1.1 ") == 1, data
+
+
+def _told(address: str, data: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of an answer, without what differs from one to the next."""
+    with connect(address) as client:
+        client.sendall(data)
+        with HTTPResponse(client) as response:
+            response.begin()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            body = response.read()
+    for name in ("date", "content-length"):
+        headers.pop(name)
+    return response.status, headers, re.sub(rb'"\w+_ms":[^,}]+', b"", body)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/search", BODY, 200),
+        ("/v1/search", b'{"query": "honey", "version": 1, "fields": ["title"]}', 200),
+        ("/v1/search", b'{"query": "honey", "hybrid": {}}', 200),
+        ("/v1/search", b'{"query": "honey", "explain": true}', 200),
+        ("/v1/batch-search", b'{"queries": [{"query": "honey"}, {"query": "lava", "k": 1}]}', 200),
+        ("/v1/encode", b'{"texts": ["honey", "lava"]}', 200),
+        ("/v1/search", b"{", 422),
+        ("/v1/search", b'{"query": "honey", "k": 0, "more": 1}', 422),
+        ("/v1/search", b'{"query": "honey", "filter": {"op": "==", "column": "none", "value": 1}}', 422),
+        ("/v1/search", b'{"vectors": [[1.0]]}', 422),
+        ("/v1/search", b'{"query": "honey", "version": 9}', 404),
+        ("/v1/search", b'{"query": "%s"}' % (b"a" * 1000), 413),
+        ("/v1/encode", b'{"texts": []}', 422),
+    ],
+)
+def test_the_short_way_answers_as_the_long_one(
+    address: str, caplog: pytest.LogCaptureFixture, path: str, body: bytes, status: int
+) -> None:
+    """To the header, and with the same line in the log. The long one is that of the same body in chunks."""
+    known = "X-Request-Id: this\r\n"
+    with caplog.at_level(logging.INFO, "colonnade"):
+        short = _told(address, asked(body, path, known))
+        in_chunks = asked(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), path, known)
+        length = re.search(rb"Content-Length: \d+", in_chunks)
+        assert length is not None
+        long = _told(address, in_chunks.replace(length[0], b"Transfer-Encoding: chunked"))
+        until(lambda: len(_lines(caplog)) == 2, "both are logged")
+    assert short == long
+    assert short[0] == status
+    first, second = _lines(caplog)
+    assert set(first) == set(second)
+    assert all(first[name] == second[name] for name in first if not name.endswith("_ms"))
+
+
+def _lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    """Those of the requests named "this": another test's may come a moment later."""
+    lines = [record.line for record in caplog.records if hasattr(record, "line")]
+    return [line for line in lines if line["request_id"] == "this"]
+
+
+def test_a_question_for_which_all_is_at_hand_goes_past_asgi(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that has to wait for something does not."""
+    taken: list[str] = []
+    past_layers = ScopedRoute.past_layers
+
+    async def seen(route: ScopedRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        taken.append(route.path)
+        await past_layers(route, scope, receive, send)
+
+    monkeypatch.setattr(ScopedRoute, "past_layers", seen)
+    for data, ways in ((asked(), 0), (asked(b"{"), 0), (asked(b'{"query": "a", "version": 9}'), 1), (chunked(), 1)):
+        taken.clear()
+        _told(address, data)
+        assert len(taken) == ways
+
+
+def test_what_is_put_off_is_done_in_its_order_and_all_of_it() -> None:
+    """Also after one that fails; at once, when somebody is about to look."""
+    done: list[int] = []
+
+    def fail() -> None:
+        raise ValueError
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, told: done.append(-len(told)))
+        afterwards = Afterwards()
+        for number in range(20):
+            afterwards.add(partial(done.append, number))
+            if number in (3, 19):
+                afterwards.add(fail)
+        assert done == []
+        while len(done) < 22:
+            await asyncio.sleep(0.01)
+        afterwards.add(partial(done.append, 20))
+        afterwards.do_all()
+        assert done[-1] == 20
+
+    asyncio.run(main())
+    assert [number for number in done if number >= 0] == list(range(21))
 
 
 def test_an_answer_leaves_as_one_piece(address: str) -> None:
