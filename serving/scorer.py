@@ -84,6 +84,7 @@ class CpuScorer:
         self.codec = codec
         self.centroids = centroids
         self._before = previous.__dict__.get("postings") if previous else None  # as far as it made any
+        self._is_asked_again = self._before is not None
 
     @cached_property
     def postings(self) -> Postings:
@@ -91,6 +92,17 @@ class CpuScorer:
         made = Postings.of(self.table, 1 << (len(self.centroids.codes) - 1).bit_length(), self._before)
         self._before = None
         return made
+
+    def is_bounded(self, found: NDArray[np.bool_]) -> bool:
+        """Whether bounds are worth it for a search of the passages that may be found, bool [P].
+
+        Not for the first of all: to make the postings takes as long as many scans.
+        """
+        share = np.count_nonzero(found) / max(1, len(found))
+        if self.table.centroid_ids * share < BOUNDED_IDS or share < BOUNDED_SHARE:
+            return False
+        was_asked, self._is_asked_again = self._is_asked_again, True
+        return was_asked
 
     def prepare(self, vectors: NDArray[np.float32], found: NDArray[np.bool_], *, threads: int = 1) -> CpuQueryScorer:
         """Scores of query vectors float32 [Q, D] over the passages that may be found, bool [P]."""
@@ -131,9 +143,7 @@ class CpuQueryScorer:
 
     def approximate(self) -> Approximate:
         """The approximate score of every passage that may be found, of most only a bound until it matters."""
-        ids = self._scorer.table.centroid_ids
-        share = np.count_nonzero(self._found) / max(1, len(self._found))
-        if ids * share < BOUNDED_IDS or share < BOUNDED_SHARE:
+        if not self._scorer.is_bounded(self._found):
             return ApproximateScores.of(self.scan_all(), self.maxsim)
         table, threads = self._scorer.table, self._threads
         rows = byte_rows(self._query, table, self._scorer.centroids, threads=threads)

@@ -204,17 +204,19 @@ def test_a_search_that_bounds_finds_what_one_that_scans_finds(
     asked: list[object] = []
     monkeypatch.setattr(scorer, "BOUNDED_IDS", 1)
     monkeypatch.setattr(scorer, "upper_bounds", lambda *a, **how: asked.append(a) or upper_bounds(*a, **how))
-    assert rank(snapshot, query, 5, candidates=20, threads=threads) == scanned
+    for _ in range(2):
+        assert rank(snapshot, query, 5, candidates=20, threads=threads) == scanned
     assert asked
 
 
 def test_few_of_many_passages_are_scanned_without_bounds(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A filter that leaves a tenth does not pay for the postings of all."""
+    """A filter that leaves a tenth does not pay for the postings of all, nor does the first search of a snapshot."""
     monkeypatch.setattr(scorer, "BOUNDED_IDS", 1)
-    made = snapshot.scorer.prepare(random_query(16), np.arange(150) % 10 == 0).approximate()
-    assert isinstance(made, ApproximateScores)
-    made = snapshot.scorer.prepare(random_query(16), np.arange(150) % 5 == 0).approximate()
-    assert isinstance(made, BoundedScores)
+    fresh = CpuScorer(snapshot.table, snapshot.codec, snapshot.centroids)
+    made = [
+        fresh.prepare(random_query(16), np.arange(150) % step == 0).approximate().__class__ for step in (10, 1, 10, 5)
+    ]
+    assert made == [ApproximateScores, ApproximateScores, ApproximateScores, BoundedScores]
 
 
 def test_a_scorer_takes_the_postings_of_the_version_before(snapshot: Snapshot) -> None:
@@ -224,3 +226,14 @@ def test_a_scorer_takes_the_postings_of_the_version_before(snapshot: Snapshot) -
     assert unasked.postings.blocks[0] is not first.postings.blocks[0]
     second = CpuScorer(snapshot.table, snapshot.codec, snapshot.centroids, first)
     assert second.postings.blocks[0] is first.postings.blocks[0]
+
+
+def test_a_version_after_one_that_bounds_does_so_from_its_first_search_on(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its postings are nearly made already."""
+    monkeypatch.setattr(scorer, "BOUNDED_IDS", 1)
+    first = CpuScorer(snapshot.table, snapshot.codec, snapshot.centroids)
+    assert first.postings.blocks
+    second = CpuScorer(snapshot.table, snapshot.codec, snapshot.centroids, first)
+    assert isinstance(second.prepare(random_query(16), snapshot.live).approximate(), BoundedScores)
