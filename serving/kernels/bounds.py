@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from serving.kernels.centroids import raise_best, sum_of_bytes
+from serving.kernels.centroids import raise_best, row_of_bytes, sum_of_bytes
 from serving.kernels.ir_loops import (
     Variable,
     count,
@@ -23,6 +23,7 @@ from serving.kernels.ir_loops import (
     intrinsic,
     pointer,
     prefetch,
+    smaller,
     splat,
 )
 from serving.kernels.levels import Level
@@ -88,11 +89,10 @@ def _rows_that_reach(builder: ir.IRBuilder, rows: ir.Value, table: ir.Value, lea
     wide = ir.VectorType(i32, kind.count)
     reached = Variable(builder, ir.Constant(wide, [0] * kind.count))
     with count(builder, i64(0), rows, _CHUNK) as start:
-        end = builder.add(start, i64(_CHUNK))
-        end = builder.select(builder.icmp_signed("<", end, rows), end, rows)
+        end = smaller(builder, builder.add(start, i64(_CHUNK)), rows)
         near = Variable(builder, ir.Constant(kind, [0] * kind.count))
         with count(builder, start, end) as number:
-            reaches = builder.icmp_unsigned(">=", _row(builder, table, number, kind), least)
+            reaches = builder.icmp_unsigned(">=", row_of_bytes(builder, table, number, kind), least)
             near.set(builder.sub(near.get(), builder.sext(reaches, kind)))
         reached.set(builder.add(reached.get(), builder.zext(near.get(), wide)))
     return reached.get()
@@ -105,7 +105,7 @@ def _store_keys(builder: ir.IRBuilder, given: dict[str, ir.Value], floor: ir.Val
     ctpop = intrinsic(builder, "llvm.ctpop.i64", i64, [i64])
     found = Variable(builder, i64(0))
     with count(builder, i64(0), given["rows"]) as number:
-        above = builder.icmp_unsigned(">", _row(builder, given["table"], number, kind), floor)
+        above = builder.icmp_unsigned(">", row_of_bytes(builder, given["table"], number, kind), floor)
         rest = Variable(builder, builder.zext(builder.bitcast(above, ir.IntType(kind.count)), i64))
         with count(builder, i64(0), builder.call(ctpop, [rest.get()])):
             lane = builder.call(cttz, [rest.get(), ir.IntType(1)(1)])
@@ -125,8 +125,7 @@ def build_gains(module: ir.Module) -> None:
     builder, given = function(module, GAINS, GAINS_ARGUMENTS)
     last = builder.sub(given["count"], i64(1))
     with count(builder, i64(0), given["count"]) as number:
-        later = builder.add(number, i64(_AHEAD))
-        later = builder.select(builder.icmp_signed("<", later, last), later, last)
+        later = smaller(builder, builder.add(number, i64(_AHEAD)), last)
         start, _ = _postings(builder, given, element(builder, given["keys"], later, i64))
         prefetch(builder, builder.gep(given["passages"], [start], source_etype=i16), _AHEAD_LINES)
         key = element(builder, given["keys"], number, i64)
@@ -172,9 +171,3 @@ def build_bounds(module: ir.Module, level: Level, blocks: int) -> None:
             total = builder.add(sum_of_bytes(builder, best.get()), gain)
             builder.store(builder.add(before, total), place)
     builder.ret_void()
-
-
-def _row(builder: ir.IRBuilder, table: ir.Value, number: ir.Value, kind: ir.VectorType) -> ir.Value:
-    # By bytes: LLVM pads a vector in memory to a power of two, the rows are not.
-    start = builder.mul(number, i64(kind.count))
-    return builder.load(builder.gep(table, [start], source_etype=i8), typ=kind, align=1)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Value = TypeVar("Value", bound=np.generic)
-_CACHE_LINE = 64
+CACHE_LINE = 64
 _pool = ThreadPoolExecutor(thread_name_prefix="colonnade-kernels")
 
 
@@ -36,8 +36,8 @@ def padded(values: NDArray[Value], length: int) -> NDArray[Value]:
 
 def aligned(values: NDArray[Value]) -> NDArray[Value]:
     """A copy in C order that begins at a cache line, so that no register is loaded from two of them."""
-    room = np.empty(values.nbytes + _CACHE_LINE, np.uint8)
-    start = -room.ctypes.data % _CACHE_LINE
+    room = np.empty(values.nbytes + CACHE_LINE, np.uint8)
+    start = -room.ctypes.data % CACHE_LINE
     copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
     copy[...] = values
     return copy

@@ -27,6 +27,7 @@ from serving.kernels.ir_loops import (
     larger_float,
     pointer,
     prefetch,
+    smaller,
 )
 from serving.kernels.levels import Level
 from serving.kernels.products import Products
@@ -97,7 +98,7 @@ def build_outliers(module: ir.Module, level: Level, bits: int, blocks: int) -> N
         segment = Walk(builder, row)
         start, stop = segment.share(Field.FIRST_OUTLIER)
         start_here = builder.select(builder.icmp_signed(">", start, given["first"]), start, given["first"])
-        stop_here = builder.select(builder.icmp_signed("<", stop, given["last"]), stop, given["last"])
+        stop_here = smaller(builder, stop, given["last"])
         coded = _Coded(segment.array(Field.OUTLIER_CODES), segment.array(Field.OUTLIER_SCALES), start)
         with count(builder, start_here, stop_here, products.tile) as tile:
             _store_tile(products, given, coded, tile, stop_here, given["outliers"])
@@ -121,7 +122,7 @@ def _store_tile(
     floats = ir.VectorType(f32, level.lanes)
     last = builder.sub(stop, i64(1))
     numbers = [builder.add(tile, i64(number)) for number in range(products.tile)]
-    numbers = [builder.select(builder.icmp_signed("<", one, last), one, last) for one in numbers]
+    numbers = [smaller(builder, one, last) for one in numbers]
     places = [builder.sub(one, coded.first) for one in numbers]
     rows = [builder.gep(coded.codes, [builder.mul(one, products.row_bytes)], source_etype=i8) for one in places]
     for number, place, sums in zip(numbers, places, products.sums(rows), strict=True):
@@ -160,8 +161,7 @@ def build_scan(module: ir.Module, level: Level, blocks: int, id_bytes: int) -> N
     with count(builder, i64(0), given["count"]) as number:
         ordinal = walk.seek(element(builder, given["passages"], number, i64))
         ids = walk.array(Field.CENTROID_IDS)
-        later = builder.add(number, i64(_AHEAD))
-        later = builder.select(builder.icmp_signed("<", later, last), later, last)
+        later = smaller(builder, builder.add(number, i64(_AHEAD)), last)
         start, _ = walk.span(Field.CENTROID_OFFSETS, walk.ahead(element(builder, given["passages"], later, i64)))
         prefetch(builder, builder.gep(ids, [start], source_etype=ir.IntType(8 * id_bytes)), _AHEAD_LINES)
         best = Variable(builder, ir.Constant(row_kind, [0] * row_kind.count))
@@ -178,12 +178,16 @@ def build_scan(module: ir.Module, level: Level, blocks: int, id_bytes: int) -> N
     builder.ret_void()
 
 
-def raise_best(builder: ir.IRBuilder, best: Variable, rows: ir.Value, number: ir.Value) -> None:
-    """Keep in each column the larger of `best` and row `number`."""
-    kind = best.get().type
+def row_of_bytes(builder: ir.IRBuilder, rows: ir.Value, number: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """Row `number` of a table of bytes."""
     # By bytes: LLVM pads a vector in memory to a power of two, the rows are not.
     start = builder.mul(number, i64(kind.count))
-    row = builder.load(builder.gep(rows, [start], source_etype=i8), typ=kind, align=1)
+    return builder.load(builder.gep(rows, [start], source_etype=i8), typ=kind, align=1)
+
+
+def raise_best(builder: ir.IRBuilder, best: Variable, rows: ir.Value, number: ir.Value) -> None:
+    """Keep in each column the larger of `best` and row `number`."""
+    row = row_of_bytes(builder, rows, number, best.get().type)
     best.set(builder.select(builder.icmp_unsigned(">", row, best.get()), row, best.get()))
 
 

@@ -24,6 +24,7 @@ from serving.kernels.ir_loops import (
     intrinsic,
     larger_float,
     pointer,
+    smaller,
     splat,
 )
 from serving.kernels.levels import Level
@@ -52,7 +53,7 @@ def build(module: ir.Module, level: Level, bits: int) -> None:
         # Lanes past the end repeat the last token, and write what it writes.
         last = builder.sub(given["count"], i64(1))
         tokens = [builder.add(first, i64(lane)) for lane in range(level.lanes)]
-        tokens = [builder.select(builder.icmp_signed("<", token, last), token, last) for token in tokens]
+        tokens = [smaller(builder, token, last) for token in tokens]
         _Tile(builder, given, level.lanes, bits, tokens).build()
     builder.ret_void()
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from llvmlite import ir
 
+from serving.kernels.calls import CACHE_LINE
+
 i8, i16, i32, i64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 f32 = ir.FloatType()
 pointer = ir.PointerType()
@@ -30,14 +32,11 @@ def intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequ
     return known or ir.Function(builder.module, ir.FunctionType(result, list(arguments)), name)
 
 
-_LINE = 64  # bytes of a cache line
-
-
 def prefetch(builder: ir.IRBuilder, place: ir.Value, lines: int) -> None:
     """Ask for some cache lines from an address on; one that is not mapped is passed over."""
     ask = intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, i32, i32, i32])
     for line in range(lines):
-        at = builder.gep(place, [i64(_LINE * line)], source_etype=i8)
+        at = builder.gep(place, [i64(CACHE_LINE * line)], source_etype=i8)
         builder.call(ask, [at, i32(0), i32(3), i32(1)])  # to read, keep it near, data
 
 
@@ -85,6 +84,11 @@ def splat(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
     return builder.shuffle_vector(
         single, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
     )
+
+
+def smaller(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """The smaller of two signed integers."""
+    return builder.select(builder.icmp_signed("<", a, b), a, b)
 
 
 def larger_float(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:

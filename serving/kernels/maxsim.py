@@ -14,7 +14,19 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from serving.kernels.ir_loops import Variable, count, element, f32, function, i8, i16, i64, larger_float, pointer
+from serving.kernels.ir_loops import (
+    Variable,
+    count,
+    element,
+    f32,
+    function,
+    i8,
+    i16,
+    i64,
+    larger_float,
+    pointer,
+    smaller,
+)
 from serving.kernels.levels import Level
 from serving.kernels.products import Products
 from serving.kernels.segments import Field, Walk
@@ -72,7 +84,7 @@ def _raise_best(
     tokens = []
     for number in range(products.tile):
         own = builder.add(token, i64(number))
-        tokens.append(builder.select(builder.icmp_signed("<", own, last), own, last))
+        tokens.append(smaller(builder, own, last))
     codes, scales = walk.array(Field.CODES), walk.array(Field.SCALES)
     rows = [builder.gep(codes, [builder.mul(own, products.row_bytes)], source_etype=i8) for own in tokens]
     for own, sums in zip(tokens, products.sums(rows), strict=True):

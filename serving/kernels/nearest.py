@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from llvmlite import ir
 
-from serving.kernels.ir_loops import Variable, count, element, f32, function, i8, i16, i32, i64, pointer, splat
+from serving.kernels.ir_loops import Variable, count, element, f32, function, i8, i16, i32, i64, pointer, smaller, splat
 from serving.kernels.levels import Level
 from serving.kernels.products import Products
 
@@ -153,7 +153,7 @@ def _nearest(
     with count(builder, start, stop, products.tile) as first:
         # A tile past the end repeats the last centroid, which is not greater than itself.
         rows = [builder.add(first, i64(number)) for number in range(products.tile)]
-        rows = [builder.select(builder.icmp_signed("<", row, last), row, last) for row in rows]
+        rows = [smaller(builder, row, last) for row in rows]
         places = [builder.gep(given["codes"], [builder.mul(row, given["row_bytes"])], source_etype=i8) for row in rows]
         for row, sums in zip(rows, products.sums(places), strict=True):
             number = splat(builder, builder.trunc(row, i32), level.lanes)
@@ -210,7 +210,7 @@ def _gather(builder: ir.IRBuilder, given: Given, own: Given, first: ir.Value, ch
     last = builder.sub(chosen, i64(1))
     with count(builder, i64(0), i64(lanes)) as lane:
         at = builder.add(first, lane)
-        at = builder.select(builder.icmp_signed("<", at, last), at, last)
+        at = smaller(builder, at, last)
         vector = builder.zext(element(builder, given["chosen"], at, i32), i64)
         levels = builder.gep(given["levels"], [builder.mul(vector, given["words"])], source_etype=i32)
         with count(builder, i64(0), given["words"]) as word:
@@ -230,7 +230,7 @@ def _copy(
 def _keep_better(builder: ir.IRBuilder, own: Given, first: ir.Value, chosen: ir.Value, lanes: int) -> None:
     """Raise `best` where a lane found a nearer centroid; of equals, the one with the lowest id stays."""
     rest = builder.sub(chosen, first)
-    filled = builder.select(builder.icmp_signed("<", rest, i64(lanes)), rest, i64(lanes))
+    filled = smaller(builder, rest, i64(lanes))
     with count(builder, i64(0), filled) as lane:
         vector = builder.zext(element(builder, own["chosen"], builder.add(first, lane), i32), i64)
         near, best = element(builder, own["near"], lane, f32), element(builder, own["best"], vector, f32)
