@@ -33,6 +33,11 @@ class CodedCentroids:
     mean: NDArray[np.float32]
     longest: np.float32
 
+    @property
+    def rows(self) -> int:
+        """The power of two at or above their number: any id, cut to its bits, is a row of as many."""
+        return 1 << (len(self.codes) - 1).bit_length()
+
     @staticmethod
     def of(book: Codebook) -> CodedCentroids:
         decoded = book.centroids
@@ -143,7 +148,7 @@ def _centroid_rows(
 ) -> NDArray[np.uint8]:
     """The byte of each centroid: [a power of two, lanes]; the rows beyond the centroids are zeros."""
     count = len(centroids.codes)
-    table = np.zeros((1 << (count - 1).bit_length(), len(lanes.scales)), np.uint8)
+    table = np.zeros((centroids.rows, len(lanes.scales)), np.uint8)
     kernel = native.centroid_bytes_kernel(query.level, lanes.blocks)
 
     def score(first: int, last: int) -> None:

@@ -84,25 +84,26 @@ class CpuScorer:
         self.codec = codec
         self.centroids = centroids
         self._before = previous.__dict__.get("postings") if previous else None  # as far as it made any
-        self._is_asked_again = self._before is not None
+        self._was_asked = self._before is not None
+        self._ids = table.centroid_ids
 
     @cached_property
     def postings(self) -> Postings:
         """Of all passages; made when first asked for."""
-        made = Postings.of(self.table, 1 << (len(self.centroids.codes) - 1).bit_length(), self._before)
+        made = Postings.of(self.table, self.centroids.rows, self._before)
         self._before = None
         return made
 
-    def is_bounded(self, found: NDArray[np.bool_]) -> bool:
-        """Whether bounds are worth it for a search of the passages that may be found, bool [P].
+    def postings_for(self, found: NDArray[np.bool_]) -> Postings | None:
+        """What bounds a search of the passages that may be found, bool [P]; None where all of those are scanned.
 
-        Not for the first of all: to make the postings takes as long as many scans.
+        So they are by the first search of all: to make the postings takes as long as many scans.
         """
         share = np.count_nonzero(found) / max(1, len(found))
-        if self.table.centroid_ids * share < BOUNDED_IDS or share < BOUNDED_SHARE:
-            return False
-        was_asked, self._is_asked_again = self._is_asked_again, True
-        return was_asked
+        if self._ids * share < BOUNDED_IDS or share < BOUNDED_SHARE:
+            return None
+        was_asked, self._was_asked = self._was_asked, True
+        return self.postings if was_asked else None
 
     def prepare(self, vectors: NDArray[np.float32], found: NDArray[np.bool_], *, threads: int = 1) -> CpuQueryScorer:
         """Scores of query vectors float32 [Q, D] over the passages that may be found, bool [P]."""
@@ -143,11 +144,12 @@ class CpuQueryScorer:
 
     def approximate(self) -> Approximate:
         """The approximate score of every passage that may be found, of most only a bound until it matters."""
-        if not self._scorer.is_bounded(self._found):
+        postings = self._scorer.postings_for(self._found)
+        if postings is None:
             return ApproximateScores.of(self.scan_all(), self.maxsim)
         table, threads = self._scorer.table, self._threads
         rows = byte_rows(self._query, table, self._scorer.centroids, threads=threads)
-        bounds = upper_bounds(self._query, table, rows, self._scorer.postings, self._found, threads=threads)
+        bounds = upper_bounds(self._query, table, rows, postings, self._found, threads=threads)
         return BoundedScores(bounds, partial(scan, self._query, table, rows, threads=threads), self.maxsim)
 
     def scan_all(self) -> NDArray[np.int32]:
