@@ -54,6 +54,7 @@ POINTS = [
         for bits in (4, 2, 8)
         for recall in ("fast", "balanced", "exact")
     ),
+    Point("colonnade", "4 bits, 100 candidates", 4, {"candidates": K}),
     Point("xtr-warp-rs", "4 bits, default", 4),
     Point("xtr-warp-rs", "4 bits, nprobe 32", 4, {"nprobe": 32}),
     Point(

@@ -111,7 +111,7 @@ def run_server(
     sys.setswitchinterval(_SWITCH_SECONDS)
     _leave_out_of_collections()
     searcher = Searcher(index, encoder, device)
-    searcher.warm_passes()
+    searcher.warm_lengths()
     _greet(listener, place, index, searcher)
     if on_start is not None:
         on_start(searcher)

@@ -149,7 +149,7 @@ def _centroid_rows(
     """The byte of each centroid: [a power of two, lanes]; the rows beyond the centroids are zeros."""
     count = len(centroids.codes)
     table = np.zeros((centroids.rows, len(lanes.scales)), np.uint8)
-    kernel = native.centroid_bytes_kernel(query.level, lanes.blocks)
+    kernel = native.centroid_bytes_kernel(query.level, query.level.widths(lanes.vectors))
 
     def score(first: int, last: int) -> None:
         kernel(
@@ -177,8 +177,8 @@ def _outlier_rows(
     threads: int,
 ) -> NDArray[np.uint8]:
     """The byte of each outlier of all segments: [outliers, lanes]."""
-    outliers = np.empty((table.outliers, len(lanes.scales)), np.uint8)
-    kernel = native.outlier_bytes_kernel(query.level, query.bits, lanes.blocks)
+    outliers = np.zeros((table.outliers, len(lanes.scales)), np.uint8)
+    kernel = native.outlier_bytes_kernel(query.level, query.bits, query.level.widths(lanes.vectors))
 
     def score(first: int, last: int) -> None:
         kernel(

@@ -159,7 +159,7 @@ def maxsim_of_several(
     totals = np.zeros((len(queries), len(passages)), np.float32)
     level, bits = queries[0].level, queries[0].bits
     for lanes in queries[0].lanes if len(queries) == 1 else [_shared_lanes(queries)]:
-        kernel = native.maxsim_kernel(level, bits, lanes.blocks)
+        kernel = native.maxsim_kernel(level, bits, level.widths(lanes.vectors))
 
         def score(first: int, last: int, kernel: native.Kernel = kernel, lanes: Lanes = lanes) -> None:
             kernel(
@@ -182,4 +182,4 @@ def sharing(counts: Sequence[int], level: Level | None = None) -> list[range]:
     """Which neighbours of queries with so many vectors each `maxsim_of_several` scores quicker than `maxsim`."""
     level = level or best_level()
     lanes = MOST_BLOCKS * level.lanes
-    return share(counts, lanes, lambda vectors: level.costs[-(-vectors // level.lanes) - 1], most=lanes)
+    return share(counts, lanes, level.cost, most=lanes)

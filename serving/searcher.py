@@ -33,6 +33,7 @@ from serving.snapshot import Snapshot, open_snapshot
 _log = logging.getLogger("colonnade.serving")
 # Few words and many: each number of registers that a query fills has a kernel, compiled when first used.
 _WARM_QUERIES = ("warm", "a question of a sentence or two " * 3)
+_WARM_ALONE = (8, 16, 24, 32)  # vectors of a query: registers, and halves of them, that most fill
 _WARM_SHARED = (4, (8, 12, 20))  # so many queries together, of so many vectors each: registers filled differently
 _RETRY_SECONDS = 30.0
 _LIST_SECONDS = 30.0
@@ -208,16 +209,21 @@ class Searcher:
             explanation=explanation,
         )
 
-    def warm_passes(self) -> None:
-        """Rank several queries at once, where any are, so that what they share is compiled before anybody waits."""
+    def warm_lengths(self) -> None:
+        """Rank queries of several lengths, alone and at once, so that nobody waits for a kernel to be compiled."""
         snapshot, (together, counts) = self.snapshot, _WARM_SHARED
-        warm = self._warm_vectors[0]
+        for count in _WARM_ALONE:
+            search(snapshot, self._warm_query(count), 1)
         for count in counts:
-            vectors = np.resize(warm, (count, warm.shape[1]))
-            wanted = dict.fromkeys(range(together), Wanted(vectors, 1, "balanced", snapshot.everything))
-            for places in passes(snapshot, wanted):
+            wanted = Wanted(self._warm_query(count), 1, "balanced", snapshot.everything)
+            for places in passes(snapshot, dict.fromkeys(range(together), wanted)):
                 if len(places) > 1:
-                    rank_together(snapshot, [wanted[place] for place in places])
+                    rank_together(snapshot, [wanted] * len(places))
+
+    def _warm_query(self, count: int) -> NDArray[np.float32]:
+        """So many vectors, float32 [count, D]."""
+        warm = self._warm_vectors[0]
+        return np.resize(warm, (count, warm.shape[1]))
 
     @property
     def files(self) -> FileCache:

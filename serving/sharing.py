@@ -1,8 +1,8 @@
 """Which queries share a pass: neighbours whose vectors together fill the lanes of one kernel call.
 
 A call takes as many query vectors as registers hold, and what it costs does not grow with each of them: lanes come by
-whole registers, and unpacking a code costs the same for one register as for four. So a few short queries together
-take less than one after the other, and long ones, which fill the lanes by themselves, take as much.
+registers or halves of them, and unpacking a code costs the same for one register as for four. So a few short queries
+together take less than one after the other, and long ones, which fill the lanes by themselves, take as much.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from serving.kernels.ir_loops import (
     larger_float,
     pointer,
     prefetch,
+    repeated,
     smaller,
 )
 from serving.kernels.levels import Level
@@ -79,20 +80,20 @@ _AHEAD = 4  # passages whose ids are fetched meanwhile, where few of many are sc
 _AHEAD_LINES = 3  # of them: some hundred ids
 
 
-def build_centroids(module: ir.Module, level: Level, blocks: int) -> None:
+def build_centroids(module: ir.Module, level: Level, widths: tuple[int, ...]) -> None:
     """Add `centroid_bytes` to a module."""
     builder, given = function(module, CENTROIDS, CENTROIDS_ARGUMENTS)
-    products = Products(builder, level, 8, blocks, given["query"], given["row_bytes"])
+    products = Products(builder, level, 8, widths, given["query"], given["row_bytes"])
     coded = _Coded(given["codes"], given["code_scales"], i64(0))
     with count(builder, given["first"], given["last"], products.tile) as tile:
         _store_tile(products, given, coded, tile, given["last"], given["table"])
     builder.ret_void()
 
 
-def build_outliers(module: ir.Module, level: Level, bits: int, blocks: int) -> None:
+def build_outliers(module: ir.Module, level: Level, bits: int, widths: tuple[int, ...]) -> None:
     """Add `outlier_bytes`, for codes of `bits`, to a module."""
     builder, given = function(module, OUTLIERS, OUTLIERS_ARGUMENTS)
-    products = Products(builder, level, bits, blocks, given["query"], given["row_bytes"])
+    products = Products(builder, level, bits, widths, given["query"], given["row_bytes"])
     with count(builder, i64(0), given["segment_count"]) as number:
         row = builder.gep(given["segments"], [builder.mul(number, i64(len(Field)))], source_etype=i64)
         segment = Walk(builder, row)
@@ -118,8 +119,7 @@ def _store_tile(
     products: Products, given: Mapping[str, ir.Value], coded: _Coded, tile: ir.Value, stop: ir.Value, target: ir.Value
 ) -> None:
     """The bytes of a tile of coded vectors, in their places of `target`; past `stop` the last vector is repeated."""
-    builder, level = products.builder, products.level
-    floats = ir.VectorType(f32, level.lanes)
+    builder = products.builder
     last = builder.sub(stop, i64(1))
     numbers = [builder.add(tile, i64(number)) for number in range(products.tile)]
     numbers = [smaller(builder, one, last) for one in numbers]
@@ -128,28 +128,25 @@ def _store_tile(
     for number, place, sums in zip(numbers, places, products.sums(rows), strict=True):
         code_scale = element(builder, coded.scales, place, i16)
         for block in range(products.blocks):
-            correction = element(builder, given["corrections"], i64(block), products.integers)
-            scale, offset = (element(builder, given[name], i64(block), floats) for name in ("scales", "offsets"))
+            correction = products.element(given["corrections"], block, i32)
+            scale, offset = (products.element(given[name], block, f32) for name in ("scales", "offsets"))
             value = builder.fadd(builder.fmul(products.values(sums[block], correction, code_scale), scale), offset)
             at = builder.add(builder.mul(number, i64(products.blocks)), i64(block))
-            _store_bytes(builder, level, given, block, value, builder.gep(target, [at], source_etype=_bytes(level)))
+            place = builder.gep(target, [builder.mul(at, i64(products.level.lanes))], source_etype=i8)
+            _store_bytes(products, given, block, value, place)
 
 
 def _store_bytes(
-    builder: ir.IRBuilder, level: Level, given: Mapping[str, ir.Value], block: int, value: ir.Value, place: ir.Value
+    products: Products, given: Mapping[str, ir.Value], block: int, value: ir.Value, place: ir.Value
 ) -> None:
     """Make bytes of the values of a block, by its floors and steps, and store them."""
-    floats = ir.VectorType(f32, level.lanes)
-    lowest, highest = (ir.Constant(floats, [end] * level.lanes) for end in (0.0, 255.0))
-    floor, step = (element(builder, given[name], i64(block), floats) for name in ("floors", "steps"))
+    builder, width = products.builder, products.widths[block]
+    lowest, highest = (repeated(f32(end), width) for end in (0.0, 255.0))
+    floor, step = (products.element(given[name], block, f32) for name in ("floors", "steps"))
     scaled = larger_float(builder, builder.fmul(builder.fsub(value, floor), step), lowest)
     capped = builder.select(builder.fcmp_ordered("<", scaled, highest), scaled, highest)
-    whole = builder.fptosi(capped, ir.VectorType(i32, level.lanes))
-    builder.store(builder.trunc(whole, _bytes(level)), place, align=1)
-
-
-def _bytes(level: Level) -> ir.VectorType:
-    return ir.VectorType(i8, level.lanes)
+    whole = builder.fptosi(capped, ir.VectorType(i32, width))
+    builder.store(builder.trunc(whole, ir.VectorType(i8, width)), place, align=1)
 
 
 def build_scan(module: ir.Module, level: Level, blocks: int, id_bytes: int) -> None:

@@ -86,6 +86,20 @@ def splat(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
     )
 
 
+def repeated(value: ir.Constant, lanes: int) -> ir.Constant:
+    """A vector with a constant in every lane."""
+    return ir.Constant(ir.VectorType(value.type, lanes), [value.constant] * lanes)
+
+
+def first_lanes(builder: ir.IRBuilder, vector: ir.Value, lanes: int) -> ir.Value:
+    """The first lanes of a vector; what lies beyond its own is undefined."""
+    if lanes == vector.type.count:
+        return vector
+    return builder.shuffle_vector(
+        vector, ir.Constant(vector.type, ir.Undefined), ir.Constant(ir.VectorType(i32, lanes), list(range(lanes)))
+    )
+
+
 def smaller(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     """The smaller of two signed integers."""
     return builder.select(builder.icmp_signed("<", a, b), a, b)

@@ -28,21 +28,32 @@ digits: each the same four unsigned bytes in each lane, at most as many as `Leve
 class Level:
     """One instruction set. `lanes` 32-bit sums fit a register; `registers` may hold sums of several rows at once.
 
+    step: query vectors come by so many lanes: the last register may be used by half, where half of it costs less.
     whole_bytes: whether `dot` takes bytes up to 255, or else up to 15. groups: how many groups of four packed bytes
-    are unpacked at once. room: how far digits may add up in `dot`, beyond the first. costs: of MaxSim with one to four
-    registers of query vectors, beside each other (docs/decisions/0028).
+    are unpacked at once. room: how far digits may add up in `dot`, beyond the first. costs: of MaxSim by steps of query
+    vectors, up to four registers, beside each other (docs/decisions/0028).
     """
 
     name: str
     lanes: int
+    step: int
     registers: int
     features: str
     needs: frozenset[str]
     whole_bytes: bool
     dot: Dot
-    costs: tuple[float, float, float, float]
+    costs: tuple[float, ...]
     groups: int = 1
     room: int = 0
+
+    def widths(self, vectors: int) -> tuple[int, ...]:
+        """How many lanes of each register are added up for so many query vectors."""
+        steps = -(-vectors // self.step) * self.step
+        return tuple(min(self.lanes, steps - at) for at in range(0, steps, self.lanes))
+
+    def cost(self, vectors: int) -> float:
+        """Of MaxSim with so many query vectors, at most four registers of them."""
+        return self.costs[-(-vectors // self.step) - 1]
 
     def at_once(self, top: int) -> int:
         """How many digits up to `top` one `dot` takes."""
@@ -54,9 +65,9 @@ def _dot_vnni(
 ) -> ir.Value:
     assert weight == 1
     (four,), (query,) = digits, queries
-    wide, bytes64 = ir.VectorType(i32, 16), ir.VectorType(i8, 64)
-    dpbusd = intrinsic(builder, "llvm.x86.avx512.vpdpbusd.512", wide, [wide, bytes64, bytes64])
-    return builder.call(dpbusd, [sums, builder.bitcast(four, bytes64), query])
+    wide, quads = sums.type, query.type
+    dpbusd = intrinsic(builder, f"llvm.x86.avx512.vpdpbusd.{32 * wide.count}", wide, [wide, quads, quads])
+    return builder.call(dpbusd, [sums, builder.bitcast(four, quads), query])
 
 
 def _dot_avx2(
@@ -92,16 +103,18 @@ LEVELS = (
     Level(
         name="avx512-vnni",
         lanes=16,
+        step=8,
         registers=12,
         features="+avx2,+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512vnni,-prefer-256-bit",
         needs=frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"}),
         whole_bytes=True,
         dot=_dot_vnni,
-        costs=(1.5, 2, 3, 4),
+        costs=(1, 1.5, 1.75, 2, 2.5, 3, 3.5, 4),
     ),
     Level(
         name="avx2",
         lanes=8,
+        step=8,
         registers=1,  # a product reads query bytes from memory at no cost; a second row would need its registers
         features="+avx2",
         needs=frozenset({"avx2"}),
@@ -111,7 +124,7 @@ LEVELS = (
         groups=4,
         room=(2**15 - 1) // (2 * 127),  # a query's level is at most 127, and each product adds two
     ),
-    Level("portable", 4, 8, "", frozenset(), True, _dot_portable, costs=(1, 2, 3, 4)),
+    Level("portable", 4, 4, 8, "", frozenset(), True, _dot_portable, costs=(1, 2, 3, 4)),
 )
 
 

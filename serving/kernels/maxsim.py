@@ -19,12 +19,15 @@ from serving.kernels.ir_loops import (
     count,
     element,
     f32,
+    first_lanes,
     function,
     i8,
     i16,
+    i32,
     i64,
     larger_float,
     pointer,
+    repeated,
     smaller,
 )
 from serving.kernels.levels import Level
@@ -48,25 +51,23 @@ ARGUMENTS = {
 }
 
 
-def build(module: ir.Module, level: Level, bits: int, blocks: int) -> None:
-    """Add the kernel for codes of `bits` and query vectors in `blocks` registers to a module."""
+def build(module: ir.Module, level: Level, bits: int, widths: tuple[int, ...]) -> None:
+    """Add the kernel for codes of `bits` and query vectors in registers of so many lanes to a module."""
     builder, given = function(module, NAME, ARGUMENTS)
-    products = Products(builder, level, bits, blocks, given["query"], given["row_bytes"])
-    floats = ir.VectorType(f32, level.lanes)
+    products = Products(builder, level, bits, widths, given["query"], given["row_bytes"])
     with builder.goto_entry_block():
-        parts = builder.alloca(floats, size=blocks)
+        parts = builder.alloca(ir.VectorType(f32, level.lanes), size=len(widths))
     walk = Walk(builder, given["segments"])
     with count(builder, i64(0), given["count"]) as at:
         ordinal = walk.seek(element(builder, given["passages"], at, i64))
         start, stop = walk.span(Field.TOKEN_OFFSETS, ordinal)
-        lowest = ir.Constant(floats, [float("-inf")] * level.lanes)
-        best = [Variable(builder, lowest) for _ in range(blocks)]
+        best = [Variable(builder, repeated(f32(float("-inf")), width)) for width in widths]
         with count(builder, start, stop, products.tile) as token:
             _raise_best(products, given["corrections"], walk, token, stop, best)
         for block, one in enumerate(best):
-            scale, offset = (element(builder, given[name], i64(block), floats) for name in ("scales", "offsets"))
+            scale, offset = (products.element(given[name], block, f32) for name in ("scales", "offsets"))
             part = builder.fadd(builder.fmul(one.get(), scale), offset)
-            builder.store(part, builder.gep(parts, [i64(block)]))
+            builder.store(first_lanes(builder, part, level.lanes), builder.gep(parts, [i64(block)]))
         with count(builder, i64(0), given["queries"]) as query:
             place = builder.add(builder.mul(query, given["stride"]), at)
             total = builder.gep(given["totals"], [place], source_etype=f32)
@@ -90,7 +91,7 @@ def _raise_best(
     for own, sums in zip(tokens, products.sums(rows), strict=True):
         scale = element(builder, scales, own, i16)
         for block, one in enumerate(best):
-            correction = element(builder, corrections, i64(block), products.integers)
+            correction = products.element(corrections, block, i32)
             one.set(larger_float(builder, products.values(sums[block], correction, scale), one.get()))
 
 

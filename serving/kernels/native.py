@@ -21,20 +21,20 @@ _engines: list[Any] = []  # compiled code lives as long as its engine
 
 
 @functools.cache
-def maxsim_kernel(level: Level, bits: int, blocks: int) -> Kernel:
-    return _compile(level, maxsim.NAME, len(maxsim.ARGUMENTS), lambda m: maxsim.build(m, level, bits, blocks))
+def maxsim_kernel(level: Level, bits: int, widths: tuple[int, ...]) -> Kernel:
+    return _compile(level, maxsim.NAME, len(maxsim.ARGUMENTS), lambda m: maxsim.build(m, level, bits, widths))
 
 
 @functools.cache
-def centroid_bytes_kernel(level: Level, blocks: int) -> Kernel:
+def centroid_bytes_kernel(level: Level, widths: tuple[int, ...]) -> Kernel:
     arguments = len(centroids.CENTROIDS_ARGUMENTS)
-    return _compile(level, centroids.CENTROIDS, arguments, lambda m: centroids.build_centroids(m, level, blocks))
+    return _compile(level, centroids.CENTROIDS, arguments, lambda m: centroids.build_centroids(m, level, widths))
 
 
 @functools.cache
-def outlier_bytes_kernel(level: Level, bits: int, blocks: int) -> Kernel:
+def outlier_bytes_kernel(level: Level, bits: int, widths: tuple[int, ...]) -> Kernel:
     arguments = len(centroids.OUTLIERS_ARGUMENTS)
-    return _compile(level, centroids.OUTLIERS, arguments, lambda m: centroids.build_outliers(m, level, bits, blocks))
+    return _compile(level, centroids.OUTLIERS, arguments, lambda m: centroids.build_outliers(m, level, bits, widths))
 
 
 @functools.cache

@@ -13,7 +13,21 @@ from collections.abc import Mapping
 
 from llvmlite import ir
 
-from serving.kernels.ir_loops import Variable, count, element, f32, function, i8, i16, i32, i64, pointer, smaller, splat
+from serving.kernels.ir_loops import (
+    Variable,
+    count,
+    element,
+    f32,
+    function,
+    i8,
+    i16,
+    i32,
+    i64,
+    pointer,
+    repeated,
+    smaller,
+    splat,
+)
 from serving.kernels.levels import Level
 from serving.kernels.products import Products
 
@@ -75,7 +89,7 @@ def build_nearest(module: ir.Module, level: Level, blocks: int) -> None:
     builder, given = function(module, NEAREST, NEAREST_ARGUMENTS)
     with count(builder, i64(0), given["fillings"]) as filling:
         own = _of_filling(builder, given, filling, blocks * level.lanes, ("corrections", "scales", "ids"))
-        products = Products(builder, level, 8, blocks, own["query"], given["row_bytes"])
+        products = Products(builder, level, 8, (level.lanes,) * blocks, own["query"], given["row_bytes"])
         ids, _ = _nearest(products, own, i64(0), given["count"])
         _store(products, own["ids"], ids)
     builder.ret_void()
@@ -87,7 +101,7 @@ def build_nearness(module: ir.Module, level: Level, blocks: int, probes: int) ->
     floats = ir.VectorType(f32, level.lanes)
     with count(builder, i64(0), given["fillings"]) as filling:
         own = _of_filling(builder, given, filling, blocks * level.lanes, ("corrections", "scales", "least"))
-        products = Products(builder, level, 8, blocks, own["query"], given["row_bytes"])
+        products = Products(builder, level, 8, (level.lanes,) * blocks, own["query"], given["row_bytes"])
         greatest = [_lowest(products, probes) for _ in range(blocks)]
         with count(builder, i64(0), given["count"]) as at:
             row = builder.gep(given["codes"], [builder.mul(at, given["row_bytes"])], source_etype=i8)
@@ -111,7 +125,7 @@ def build_nearest_in_groups(module: ir.Module, level: Level, blocks: int) -> Non
         at = builder.add(query_bytes, i64(4 * lanes * number))
         parts[name] = builder.gep(given["work"], [at], source_etype=i8)
     own = {**given, **parts}
-    products = Products(builder, level, 8, blocks, own["query"], given["row_bytes"])
+    products = Products(builder, level, 8, (level.lanes,) * blocks, own["query"], given["row_bytes"])
     with count(builder, i64(0), given["groups"]) as group:
         start = element(builder, given["starts"], group, i64)
         stop = element(builder, given["starts"], builder.add(group, i64(1)), i64)
@@ -139,7 +153,7 @@ def _of_filling(
 
 
 def _lowest(products: Products, count_: int) -> list[Variable]:
-    lowest = ir.Constant(ir.VectorType(f32, products.level.lanes), [float("-inf")] * products.level.lanes)
+    lowest = repeated(f32(float("-inf")), products.level.lanes)
     return [Variable(products.builder, lowest) for _ in range(count_)]
 
 
@@ -148,7 +162,7 @@ def _nearest(
 ) -> tuple[list[Variable], list[Variable]]:
     """Of centroids `start` to `stop` - 1, the nearest to each lane, and how near; of equals, the first."""
     builder, level, blocks = products.builder, products.level, products.blocks
-    greatest, ids = _lowest(products, blocks), [Variable(builder, products.constant(0)) for _ in range(blocks)]
+    greatest, ids = _lowest(products, blocks), [Variable(builder, repeated(i32(0), level.lanes)) for _ in range(blocks)]
     last = builder.sub(stop, i64(1))
     with count(builder, start, stop, products.tile) as first:
         # A tile past the end repeats the last centroid, which is not greater than itself.
@@ -167,11 +181,11 @@ def _nearest(
 
 def _nearness(products: Products, given: Given, row: ir.Value, block: int, sums: ir.Value) -> ir.Value:
     """How near the vectors of a block are to centroid `row`."""
-    builder, floats = products.builder, ir.VectorType(f32, products.level.lanes)
+    builder = products.builder
     scale = element(builder, given["code_scales"], row, i16)
     half_norm = splat(builder, element(builder, given["half_norms"], row, f32), products.level.lanes)
-    correction = element(builder, given["corrections"], i64(block), products.integers)
-    query_scale = element(builder, given["scales"], i64(block), floats)
+    correction = products.element(given["corrections"], block, i32)
+    query_scale = products.element(given["scales"], block, f32)
     return builder.fsub(builder.fmul(products.values(sums, correction, scale), query_scale), half_norm)
 
 

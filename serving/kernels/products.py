@@ -13,7 +13,18 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from serving.kernels.ir_loops import Variable, count, element, f32, i8, i32, i64, splat
+from serving.kernels.ir_loops import (
+    Variable,
+    count,
+    element,
+    f32,
+    first_lanes,
+    i8,
+    i32,
+    i64,
+    repeated,
+    splat,
+)
 from serving.kernels.levels import Level
 
 
@@ -28,31 +39,36 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Builds the sums Σ query · code for rows of `row_bytes` packed bytes, codes of `bits`, `blocks` registers."""
+    """Builds the sums Σ query · code for rows of `row_bytes` packed bytes and codes of `bits`.
+
+    widths: of each block, which is a register of sums, its lanes: the level's, or half of them in the last.
+    """
 
     builder: ir.IRBuilder
     level: Level
     bits: int
-    blocks: int
+    widths: tuple[int, ...]
     query: ir.Value
     row_bytes: ir.Value
+
+    @property
+    def blocks(self) -> int:
+        return len(self.widths)
 
     @property
     def tile(self) -> int:
         """How many rows at once keep their sums in registers."""
         return max(1, self.level.registers // self.blocks)
 
-    @property
-    def integers(self) -> ir.VectorType:
-        return ir.VectorType(i32, self.level.lanes)
-
-    def constant(self, value: int) -> ir.Constant:
-        return ir.Constant(self.integers, [value] * self.level.lanes)
+    def element(self, base: ir.Value, block: int, kind: ir.Type) -> ir.Value:
+        """What an array of one `kind` for each lane of all blocks has for a block."""
+        at = self.builder.gep(base, [i64(block * self.level.lanes)], source_etype=kind)
+        return self.builder.load(at, typ=ir.VectorType(kind, self.widths[block]), align=1)
 
     def sums(self, rows: list[ir.Value]) -> list[list[ir.Value]]:
-        """The sums of each row, given by its address, in each block: [len(rows)][blocks] of <lanes x i32>."""
+        """The sums of each row, given by its address, in each block: [len(rows)][blocks] of <width x i32>."""
         builder = self.builder
-        sums = [[Variable(builder, self.constant(0)) for _ in range(self.blocks)] for _ in rows]
+        sums = [[Variable(builder, repeated(i32(0), width)) for width in self.widths] for _ in rows]
         done = i64(0)
         for groups in dict.fromkeys((self.level.groups, 1)):
             whole = builder.and_(self.row_bytes, i64(-4 * groups))
@@ -66,10 +82,10 @@ class Products:
 
     def values(self, sums: ir.Value, correction: ir.Value, scale: ir.Value) -> ir.Value:
         """float32(2 · sum - correction) · scale, in each lane: the value t of SPEC §6.2."""
-        builder, floats = self.builder, ir.VectorType(f32, self.level.lanes)
-        doubled = builder.shl(sums, self.constant(1))
-        exact = builder.sitofp(builder.sub(doubled, correction), floats)
-        return builder.fmul(exact, splat(builder, _half_to_float(builder, scale), self.level.lanes))
+        builder, width = self.builder, sums.type.count
+        doubled = builder.shl(sums, repeated(i32(1), width))
+        exact = builder.sitofp(builder.sub(doubled, correction), ir.VectorType(f32, width))
+        return builder.fmul(exact, splat(builder, _half_to_float(builder, scale), width))
 
     def _add(self, sums: list[list[Variable]], fours: list[list[ir.Value]], byte: ir.Value) -> None:
         """Add the products of each row's groups of four bytes; the first group lies at `byte`."""
@@ -87,8 +103,9 @@ class Products:
                 queries = [[self._query(place, block) for place in places] for block in range(self.blocks)]
                 for own, four in zip(sums, fours, strict=True):
                     digits = [self._digits(four[group], cut) for cut, group in run]
-                    for one, query in zip(own, queries, strict=True):
-                        one.set(self.level.dot(builder, one.get(), digits, query, weight))
+                    for one, query, width in zip(own, queries, self.widths, strict=True):
+                        narrow = [first_lanes(builder, digit, width) for digit in digits]
+                        one.set(self.level.dot(builder, one.get(), narrow, query, weight))
 
     def _cuts(self) -> dict[int, list[Cut]]:
         """The bits of a packed byte that make digits for `dot`, by the digits' weight."""
@@ -99,22 +116,22 @@ class Products:
         return {1: [Cut(0, 0, 4)], 16: [Cut(0, 4, 4)]}
 
     def _digits(self, four: ir.Value, cut: Cut) -> ir.Value:
-        """Some bits of each of four bytes, the same in each lane."""
-        spread = splat(self.builder, four, self.level.lanes)
+        """Some bits of each of four bytes, the same in each lane of the widest block."""
+        spread = splat(self.builder, four, self.widths[0])
         if cut.bits == 8:
             return spread
         mask = int.from_bytes(bytes([2**cut.bits - 1] * 4), "little")
-        moved = self.builder.lshr(spread, self.constant(cut.shift)) if cut.shift else spread
-        return self.builder.and_(moved, self.constant(mask))
+        moved = self.builder.lshr(spread, repeated(i32(cut.shift), self.widths[0])) if cut.shift else spread
+        return self.builder.and_(moved, repeated(i32(mask), self.widths[0]))
 
     def _four(self, row: ir.Value, byte: ir.Value) -> ir.Value:
         """Four bytes of a row."""
         return self.builder.load(self.builder.gep(row, [byte], source_etype=i8), typ=i32, align=1)
 
     def _query(self, group: ir.Value, block: int) -> ir.Value:
-        kind = ir.VectorType(i8, 4 * self.level.lanes)
         at = self.builder.add(self.builder.mul(group, i64(self.blocks)), i64(block))
-        return element(self.builder, self.query, at, kind)
+        place = self.builder.gep(self.query, [at], source_etype=ir.VectorType(i8, 4 * self.level.lanes))
+        return self.builder.load(place, typ=ir.VectorType(i8, 4 * self.widths[block]), align=1)
 
     def _tail(self, row: ir.Value, start: ir.Value) -> ir.Value:
         """The last one to three bytes of a row, without reading beyond it."""

@@ -89,7 +89,7 @@ def test_a_query_whose_levels_add_up_beyond_what_a_float_holds_is_still_exact(le
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
-@pytest.mark.parametrize("count", [1, 4, 5, 16, 17, 33, 64, 65, 200])
+@pytest.mark.parametrize("count", [1, 4, 5, 8, 9, 16, 17, 24, 25, 33, 40, 41, 56, 64, 65, 200])
 def test_any_number_of_query_vectors_is_scored_in_their_order(count: int, level: Level, tmp_path: Path) -> None:
     """As many as fill registers, one less, one more, and more than one call takes."""
     opened = random_snapshot(tmp_path, random_documents(2, [[7, 1, 30]], 16))
@@ -158,6 +158,7 @@ def test_queries_share_a_pass_where_it_is_quicker_than_one_after_the_other() -> 
     vnni, avx2, _ = LEVELS
     assert [len(own) for own in sharing([12] * 9, vnni)] == [4, 4, 1]
     assert [len(own) for own in sharing([8] * 4, vnni)] == [4]
+    assert [len(own) for own in sharing([24, 24], vnni)] == [2]
     assert [len(own) for own in sharing([32, 32], vnni)] == [1, 1]
     assert [len(own) for own in sharing([12, 12, 12], avx2)] == [2, 1]
 
@@ -240,7 +241,7 @@ def test_the_approximate_score_equals_its_definition(bits: int, dim: int, level:
 
 
 @pytest.mark.parametrize("level", levels_here(), ids=lambda level: level.name)
-@pytest.mark.parametrize("count", [1, 5, 16, 40, 70])
+@pytest.mark.parametrize("count", [1, 5, 9, 16, 24, 25, 40, 70])
 def test_any_number_of_query_vectors_has_an_approximate_score(snapshot: Snapshot, count: int, level: Level) -> None:
     """As many as fill registers, and more than one call takes; on any number of threads."""
     expected = _approximate_by_definition(random_query(16, count), snapshot)

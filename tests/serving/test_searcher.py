@@ -26,6 +26,8 @@ from index_format.manifest import FileRef, Manifest
 from index_format.store import MemoryStore
 from serving.candidates import Scored
 from serving.hybrid import Fusion
+from serving.kernels.levels import best_level
+from serving.kernels.native import maxsim_kernel
 from serving.query import SearchQuery
 from serving.searcher import Answer, Outcome, Refresher, Searcher
 from tests.serving.vectors import (
@@ -33,6 +35,7 @@ from tests.serving.vectors import (
     add_texts,
     make_recipe,
     random_documents,
+    random_query,
     reindexed,
     write_documents,
 )
@@ -188,9 +191,19 @@ def test_a_searcher_that_was_warmed_has_ranked_queries_of_several_lengths_togeth
 ) -> None:
     """Those that share a pass on this processor."""
     passes, sharing = Passes(searcher, monkeypatch), searcher.snapshot.scorer.sharing
-    searcher.warm_passes()
+    searcher.warm_lengths()
     shared = [len(own) for count in (8, 12, 20) for own in sharing([count] * 4)]
     assert passes.shared == [size for size in shared if size > 1]
+
+
+@pytest.mark.skipif(best_level().step < 8, reason="the portable kernels have more shapes than a start may take")
+def test_once_a_searcher_was_warmed_no_query_of_up_to_32_vectors_waits_for_a_kernel(searcher: Searcher) -> None:
+    """It would wait for a compiler, a tenth of a second for each."""
+    searcher.warm_lengths()
+    made = maxsim_kernel.cache_info().misses
+    for count in range(1, 33):
+        searcher.search(SearchQuery(vectors=random_query(searcher.encoder.record.dim, count), k=1))
+    assert maxsim_kernel.cache_info().misses == made
 
 
 def test_a_new_version_is_served_after_refresh(index: Index, searcher: Searcher, encoder: Encoder) -> None:
