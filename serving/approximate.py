@@ -15,7 +15,7 @@ from index_format.codebook import Codebook
 from serving.kernels import native
 from serving.kernels.calls import address, in_threads, padded
 from serving.kernels.segments import SegmentTable
-from serving.scoring import Lanes, Query
+from serving.scoring import Query
 
 _TABLE_TOP = 255
 
@@ -92,12 +92,20 @@ def byte_rows(query: Query, table: SegmentTable, centroids: CodedCentroids, *, t
     rounding = round_to_bytes(query, centroids)
     made, first_vector = [], 0
     for lanes, centroid_lanes in zip(query.lanes, query.centroid_lanes, strict=True):
-        columns = len(lanes.scales)
+        columns, widths = len(lanes.scales), query.level.widths(lanes.vectors)
         floors = padded(rounding.floors[first_vector : first_vector + lanes.vectors], columns)
         steps = padded(np.full(lanes.vectors, rounding.step), columns)
         first_vector += lanes.vectors
-        of_centroids = _centroid_rows(query, centroid_lanes, centroids, floors, steps, threads)
-        of_outliers = _outlier_rows(query, lanes, table, floors, steps, threads)
+        of_centroids = np.zeros((centroids.rows, columns), np.uint8)
+        coded = centroids.codes.shape[1], address(centroids.codes), address(centroids.scales)
+        given = *coded, *centroid_lanes.arguments, address(floors), address(steps)
+        kernel = native.centroid_bytes_kernel(query.level, widths)
+        _fill(of_centroids, len(centroids.codes), kernel, given, threads)
+        of_outliers = np.zeros((table.outliers, columns), np.uint8)
+        coded = len(table.rows) - 1, address(table.rows), query.row_bytes
+        given = *coded, *lanes.arguments, address(floors), address(steps)
+        kernel = native.outlier_bytes_kernel(query.level, query.bits, widths)
+        _fill(of_outliers, table.outliers, kernel, given, threads)
         made.append(ByteRows(lanes.blocks, of_centroids, of_outliers))
     return made
 
@@ -138,60 +146,10 @@ def scan(
     return sums
 
 
-def _centroid_rows(
-    query: Query,
-    lanes: Lanes,
-    centroids: CodedCentroids,
-    floors: NDArray[np.float32],
-    steps: NDArray[np.float32],
-    threads: int,
-) -> NDArray[np.uint8]:
-    """The byte of each centroid: [a power of two, lanes]; the rows beyond the centroids are zeros."""
-    count = len(centroids.codes)
-    table = np.zeros((centroids.rows, len(lanes.scales)), np.uint8)
-    kernel = native.centroid_bytes_kernel(query.level, query.level.widths(lanes.vectors))
+def _fill(rows: NDArray[np.uint8], count: int, kernel: native.Kernel, given: tuple[int, ...], threads: int) -> None:
+    """Make the first `count` rows bytes of coded vectors, by a kernel of `kernels/centroids.py`."""
 
-    def score(first: int, last: int) -> None:
-        kernel(
-            first,
-            last,
-            centroids.codes.shape[1],
-            address(centroids.codes),
-            address(centroids.scales),
-            *lanes.arguments,
-            address(floors),
-            address(steps),
-            address(table),
-        )
+    def fill(first: int, last: int) -> None:
+        kernel(first, last, *given, address(rows))
 
-    in_threads(score, count, threads)
-    return table
-
-
-def _outlier_rows(
-    query: Query,
-    lanes: Lanes,
-    table: SegmentTable,
-    floors: NDArray[np.float32],
-    steps: NDArray[np.float32],
-    threads: int,
-) -> NDArray[np.uint8]:
-    """The byte of each outlier of all segments: [outliers, lanes]."""
-    outliers = np.zeros((table.outliers, len(lanes.scales)), np.uint8)
-    kernel = native.outlier_bytes_kernel(query.level, query.bits, query.level.widths(lanes.vectors))
-
-    def score(first: int, last: int) -> None:
-        kernel(
-            first,
-            last,
-            len(table.rows) - 1,
-            address(table.rows),
-            query.row_bytes,
-            *lanes.arguments,
-            address(floors),
-            address(steps),
-            address(outliers),
-        )
-
-    in_threads(score, len(outliers), threads)
-    return outliers
+    in_threads(fill, count, threads)
