@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from index_format import schema
 
 
 class Source(BaseModel):
@@ -43,3 +47,29 @@ class Rows:
 
     numbers: NDArray[np.int64]
     table: pa.Table
+
+
+def python_rows(table: pa.Table) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Rows as Python has them; one with a date that it has not comes without metadata, and with the reason."""
+    try:
+        yield from [(row, None) for row in table.to_pylist()]
+        return
+    except OverflowError:
+        pass
+    for place in range(table.num_rows):
+        one = table.slice(place, 1)
+        try:
+            yield one.to_pylist()[0], None
+        except OverflowError:
+            yield one.drop_columns([schema.METADATA]).to_pylist()[0], f"{_beyond(one)}, expected years from 1 to 9999"
+
+
+def _beyond(row: pa.Table) -> str:
+    """Which column of a row's metadata has a date or time that Python has not."""
+    metadata = row[schema.METADATA].combine_chunks()
+    for at, name in enumerate(metadata.type.names):
+        try:
+            metadata.field(at).to_pylist()
+        except OverflowError:
+            return f"column {name!r} has a date or time out of range"
+    return "the metadata has a date or time out of range"

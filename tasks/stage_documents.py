@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -25,7 +24,7 @@ from index_format.manifest import FileRef, Manifest
 from index_format.reports import write_report
 from tasks import progress
 from tasks.prefect_task import as_task
-from tasks.rows import Rejected, Rows, Source
+from tasks.rows import Rejected, Rows, Source, python_rows
 from tasks.sources import read_rows
 
 SHARD_DOCUMENTS = 1000
@@ -160,7 +159,7 @@ def _fill(source: Source, rows: Rows, staging: _Staging) -> Iterator[pa.Table]:
     """Add the good rows that are new to the open shard; yields every shard that fills up."""
     places: list[int] = []
     hashes: list[bytes] = []
-    for place, (row, out_of_range) in enumerate(_python_rows(rows.table)):
+    for place, (row, out_of_range) in enumerate(python_rows(rows.table)):
         reason = out_of_range or _fault(row, staging.seen_ids)
         if reason:
             staging.reject(Rejected(source.location, int(rows.numbers[place]), row["id"], reason))
@@ -180,32 +179,6 @@ def _fill(source: Source, rows: Rows, staging: _Staging) -> Iterator[pa.Table]:
             places, hashes = [], []
     if places:
         staging.pending.append(documents_table(rows.table.take(places), hashes))
-
-
-def _python_rows(table: pa.Table) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """Rows as Python has them; one with a date that it has not comes without metadata, and with the reason."""
-    try:
-        yield from [(row, None) for row in table.to_pylist()]
-        return
-    except OverflowError:
-        pass
-    for place in range(table.num_rows):
-        one = table.slice(place, 1)
-        try:
-            yield one.to_pylist()[0], None
-        except OverflowError:
-            yield one.drop_columns([schema.METADATA]).to_pylist()[0], f"{_beyond(one)}, expected years from 1 to 9999"
-
-
-def _beyond(row: pa.Table) -> str:
-    """Which column of a row's metadata has a date or time that Python has not."""
-    metadata = row[schema.METADATA].combine_chunks()
-    for at, name in enumerate(metadata.type.names):
-        try:
-            metadata.field(at).to_pylist()
-        except OverflowError:
-            return f"column {name!r} has a date or time out of range"
-    return "the metadata has a date or time out of range"
 
 
 def _fault(row: dict[str, str | None], seen_ids: set[bytes]) -> str | None:

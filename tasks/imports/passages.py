@@ -10,7 +10,7 @@ from pathlib import Path
 from index_format import schema
 from index_format.errors import SourceError
 from tasks.imports.peer import PeerIndex, PeerPassage
-from tasks.rows import Rejected, Source
+from tasks.rows import Rejected, Source, python_rows
 from tasks.sources import read_rows
 
 
@@ -41,7 +41,9 @@ def _rows(texts: Source) -> Iterator[PeerPassage]:
     for rows in read_rows(texts):
         if isinstance(rows, Rejected):
             raise SourceError(f"{texts.location}: row {rows.row}: {rows.reason}; a passage would lose its text.")
-        for row in rows.table.to_pylist():
+        for number, (row, fault) in zip(rows.numbers, python_rows(rows.table), strict=True):
+            if fault is not None:
+                raise SourceError(f"{texts.location}: row {number}: {fault}; nothing was imported.")
             yield PeerPassage(row["id"] or "", row["text"], row["title"], row.get(schema.METADATA) or {})
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -195,6 +197,17 @@ def test_rows_of_one_id_are_one_document_if_they_say_the_same_of_it(tmp_path: Pa
     texts.write_text(rows())
     bring(GOLDEN / "colbert", tmp_path / "index", texts=str(texts))
     assert documents_of(Index.at(tmp_path / "index"))[0]["text"] == f"{bodies[0]}\n\n{bodies[1]}"
+
+
+def test_a_date_that_python_has_not_is_refused_by_its_row_and_column(tmp_path: Path) -> None:
+    """A passage cannot be left out: those behind it would get its neighbour's texts."""
+    texts = tmp_path / "texts.parquet"
+    bodies = [one["text"] for one in TEXTS["documents"]]
+    when = pa.array([0, 2**62, *[0] * (len(IDS) - 2)], pa.timestamp("us"))
+    pq.write_table(pa.table({"id": IDS, "text": bodies, "when": when}), texts)
+    with pytest.raises(InputError, match=r"row 2: column 'when' has a date or time out of range"):
+        bring(GOLDEN / "colbert", tmp_path / "index", texts=str(texts))
+    assert Index.at(tmp_path / "index").head() is None
 
 
 def test_texts_of_any_characters_come_along_as_they_are(tmp_path: Path) -> None:
