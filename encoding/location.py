@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -29,6 +31,8 @@ _KEPT_SUFFIXES = (".json", ".txt", ".metadata", ".safetensors", ".bin")
 _PICKLED = "pytorch_model*.bin"
 _WEIGHED = ("Transformer", "Dense")  # the modules that have weights
 _OTHER_RUNTIMES = ("onnx/", "openvino/")
+_PART = ".part"
+_PART_SECONDS = 86_400  # a download to which no file came for so long is nobody's
 
 
 def locate(name: str) -> tuple[str, Path]:
@@ -112,7 +116,8 @@ def _from_bucket(address: str) -> Path:
     size of those before.
     """
     place = default_cache_directory().parent / "encoders"
-    incoming = place / f"{uuid.uuid4().hex}.part"
+    _remove_old_parts(place)
+    incoming = place / f"{uuid.uuid4().hex}{_PART}"
     state, keys = hashlib.sha256(), []
     try:
         for key, data in _objects(address):
@@ -124,6 +129,14 @@ def _from_bucket(address: str) -> Path:
         return _put_in_place(incoming, keys, place / state.hexdigest())
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _remove_old_parts(place: Path) -> None:
+    """Remove what processes that were killed had fetched so far."""
+    for folder in place.glob(f"*{_PART}"):
+        with contextlib.suppress(OSError):  # another process removed it first
+            if time.time() - folder.stat().st_mtime >= _PART_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _objects(address: str) -> Iterator[tuple[str, bytes]]:

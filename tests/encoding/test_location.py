@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 
@@ -73,6 +75,24 @@ def test_a_copy_that_was_damaged_is_written_anew(monkeypatch: pytest.MonkeyPatch
     assert again == folder
     assert (folder / "1_Dense" / "config.json").read_bytes() == b"{}"
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_a_killed_download_left_goes_after_a_day(
+    monkeypatch: pytest.MonkeyPatch, own_cache_directory: Path
+) -> None:
+    """With the next download; one that may still be going on stays."""
+    store = MemoryStore()
+    store.create("config.json", b"{}")
+    monkeypatch.setattr("encoding.location.open_store", lambda _: store)
+    _, folder = locate(f"s3://bucket/{uuid.uuid4().hex}")
+    left, going_on = (folder.parent / f"{name}.part" for name in ("left", "going-on"))
+    for part in (left, going_on):
+        (part / "1_Dense").mkdir(parents=True)
+        (part / "1_Dense" / "config.json").write_bytes(b"{}")
+    yesterday = time.time() - 90_000
+    os.utime(left, (yesterday, yesterday))
+    locate(f"s3://bucket/{uuid.uuid4().hex}")
+    assert set(folder.parent.iterdir()) == {folder, going_on}
 
 
 @pytest.mark.parametrize(
