@@ -38,7 +38,6 @@ _WARM_SHARED = (4, (8, 12, 20))  # so many queries together, of so many vectors 
 _RETRY_SECONDS = 30.0
 _LIST_SECONDS = 30.0
 _OLDER_OPEN = 2  # versions beside the newest: each may hold files that nothing else does
-_STOP_SECONDS = 5.0  # to fetch a version takes longer than anybody waits for a server to end
 _THREADS = os.cpu_count() or 1  # of one query; several queries share them
 
 
@@ -366,53 +365,3 @@ class Searcher:
         for vectors in self._warm_vectors:
             search(snapshot, vectors, 1)
         return snapshot
-
-
-class Refresher(threading.Thread):
-    """Looks for a newer version every `period` seconds, and when told to, until stopped.
-
-    on_swap is called with each snapshot that was swapped in, on_fault whenever looking failed.
-    """
-
-    def __init__(
-        self,
-        searcher: Searcher,
-        period: float = 1.0,
-        *,
-        on_swap: Callable[[Snapshot], None] = lambda _: None,
-        on_fault: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(name="colonnade-refresher", daemon=True)
-        self._searcher = searcher
-        self._period = period
-        self._on_swap = on_swap
-        self._on_fault = on_fault
-        self._stopping = False
-        self._wanted = threading.Event()
-
-    def run(self) -> None:
-        while not self._stopping:
-            self._wanted.wait(self._period)
-            self._wanted.clear()
-            if not self._stopping:
-                self._look()
-
-    def look_now(self) -> None:
-        """Do not wait for the period to end: somebody knows of a newer version."""
-        self._wanted.set()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._wanted.set()
-        self.join(_STOP_SECONDS)
-
-    def _look(self) -> None:
-        try:
-            if self._searcher.refresh():
-                self._on_swap(self._searcher.snapshot)
-        except StorageError as error:
-            _log.warning("cannot look for a newer version: %s", error)
-            self._on_fault()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the next version must still be seen
-            _log.error("looking for a newer version failed with %s", places_of(error))
-            self._on_fault()

@@ -24,7 +24,8 @@ from serving.http.routes import REQUEST_ID, Gate, ScopedRoute, request_id_of
 from serving.http.telling import Afterwards, tell_later
 from serving.keys import KeyRing
 from serving.metrics import Metrics
-from serving.searcher import Refresher, Searcher
+from serving.refresher import Refresher
+from serving.searcher import Searcher
 from serving.shadow import ShadowCheck
 from serving.snapshot import Snapshot
 

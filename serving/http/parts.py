@@ -13,7 +13,8 @@ from index_format.filters import Filter
 from serving.batcher import Batcher, Overloaded
 from serving.http.telling import Afterwards
 from serving.metrics import Metrics
-from serving.searcher import Refresher, Searcher
+from serving.refresher import Refresher
+from serving.searcher import Searcher
 from serving.shadow import ShadowCheck
 
 DEADLINE_MS = 10_000

@@ -29,7 +29,8 @@ from serving.hybrid import Fusion
 from serving.kernels.levels import best_level
 from serving.kernels.native import maxsim_kernel
 from serving.query import SearchQuery
-from serving.searcher import Answer, Outcome, Refresher, Searcher
+from serving.refresher import Refresher
+from serving.searcher import Answer, Outcome, Searcher
 from tests.serving.vectors import (
     Vectors,
     add_texts,
