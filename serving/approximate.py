@@ -147,7 +147,10 @@ def scan(
 
 
 def _fill(rows: NDArray[np.uint8], count: int, kernel: native.Kernel, given: tuple[int, ...], threads: int) -> None:
-    """Make the first `count` rows bytes of coded vectors, by a kernel of `kernels/centroids.py`."""
+    """Make bytes of coded vectors, in the first `count` rows, by a kernel of `kernels/centroids.py`.
+
+    It leaves alone what lies beyond the last block's width, so rows are zeros before.
+    """
 
     def fill(first: int, last: int) -> None:
         kernel(first, last, *given, address(rows))

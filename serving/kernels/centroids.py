@@ -47,7 +47,7 @@ CENTROIDS_ARGUMENTS = {
     "offsets": pointer,  # f32 [lanes of all blocks]
     "floors": pointer,  # f32 [lanes of all blocks]: what becomes 0
     "steps": pointer,  # f32 [lanes of all blocks]: bytes per unit, 0 in a lane without a query vector
-    "table": pointer,  # u8 [centroids, lanes of all blocks], written
+    "table": pointer,  # u8 [centroids, lanes of all blocks], written as far as blocks are wide
 }
 
 OUTLIERS = "outlier_bytes"
@@ -63,7 +63,7 @@ OUTLIERS_ARGUMENTS = {
     "offsets": pointer,  # f32 [lanes of all blocks]
     "floors": pointer,  # as in `centroid_bytes`
     "steps": pointer,
-    "outliers": pointer,  # u8 [outliers of all segments, lanes of all blocks], written
+    "outliers": pointer,  # u8 [outliers of all segments, lanes of all blocks], written as far as blocks are wide
 }
 
 SCAN = "scan"
