@@ -67,6 +67,10 @@ EXHAUSTIVE_BYTES: dict[Recall, float] = {"fast": 4_000_000, "balanced": 16_000_0
 BOUNDED_IDS = 1_000_000
 """Centroid ids of passages that may be found, from which on most are bounded in place of being scanned."""
 
+BOUNDED_EACH = 32
+"""Centroid ids that passages have on average, from which on it is worth it: a bound looks at each passage, too, and the
+few ids of a short one are looked at as quickly."""
+
 BOUNDED_SHARE = 1 / 8
 """Of all passages: of a smaller share all that may be found are scanned, for bounds look at the postings of all."""
 
@@ -100,7 +104,7 @@ class CpuScorer:
         So they are by the first search of all: to make the postings takes as long as many scans.
         """
         share = np.count_nonzero(found) / max(1, len(found))
-        if self._ids * share < BOUNDED_IDS or share < BOUNDED_SHARE:
+        if self._ids * share < BOUNDED_IDS or self._ids < BOUNDED_EACH * len(found) or share < BOUNDED_SHARE:
             return None
         was_asked, self._was_asked = self._was_asked, True
         return self.postings if was_asked else None

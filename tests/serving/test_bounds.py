@@ -193,6 +193,12 @@ def test_the_same_candidates_are_scored(snapshot: Snapshot, seed: int, k: int, t
     assert ours.count == theirs.count
 
 
+def bound_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bound however small an index is, and however short its passages are."""
+    monkeypatch.setattr(scorer, "BOUNDED_IDS", 1)
+    monkeypatch.setattr(scorer, "BOUNDED_EACH", 0)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_search_that_bounds_finds_what_one_that_scans_finds(
     snapshot: Snapshot, threads: int, monkeypatch: pytest.MonkeyPatch
@@ -202,7 +208,7 @@ def test_a_search_that_bounds_finds_what_one_that_scans_finds(
     query = random_query(16)
     scanned = rank(snapshot, query, 5, candidates=20, threads=threads)
     asked: list[object] = []
-    monkeypatch.setattr(scorer, "BOUNDED_IDS", 1)
+    bound_all(monkeypatch)
     monkeypatch.setattr(scorer, "upper_bounds", lambda *a, **how: asked.append(a) or upper_bounds(*a, **how))
     for _ in range(2):
         assert rank(snapshot, query, 5, candidates=20, threads=threads) == scanned
@@ -211,12 +217,23 @@ def test_a_search_that_bounds_finds_what_one_that_scans_finds(
 
 def test_few_of_many_passages_are_scanned_without_bounds(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filter that leaves a tenth does not pay for the postings of all, nor does the first search of a snapshot."""
-    monkeypatch.setattr(scorer, "BOUNDED_IDS", 1)
+    bound_all(monkeypatch)
     fresh = CpuScorer(snapshot.table, snapshot.codec, snapshot.centroids)
     made = [
         fresh.prepare(random_query(16), np.arange(150) % step == 0).approximate().__class__ for step in (10, 1, 10, 5)
     ]
     assert made == [ApproximateScores, ApproximateScores, ApproximateScores, BoundedScores]
+
+
+def test_short_passages_are_scanned_without_bounds(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are: the number of ids that they have on average decides."""
+    each = snapshot.table.centroid_ids / snapshot.table.passages
+    for least, kind in ((each, BoundedScores), (each + 0.01, ApproximateScores)):
+        bound_all(monkeypatch)
+        monkeypatch.setattr(scorer, "BOUNDED_EACH", least)
+        fresh = CpuScorer(snapshot.table, snapshot.codec, snapshot.centroids)
+        scores = [fresh.prepare(random_query(16), snapshot.live).approximate() for _ in range(2)]
+        assert isinstance(scores[1], kind)
 
 
 def test_a_scorer_takes_the_postings_of_the_version_before(snapshot: Snapshot) -> None:
@@ -232,7 +249,7 @@ def test_a_version_after_one_that_bounds_does_so_from_its_first_search_on(
     snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its postings are nearly made already."""
-    monkeypatch.setattr(scorer, "BOUNDED_IDS", 1)
+    bound_all(monkeypatch)
     first = CpuScorer(snapshot.table, snapshot.codec, snapshot.centroids)
     assert first.postings.blocks
     second = CpuScorer(snapshot.table, snapshot.codec, snapshot.centroids, first)
