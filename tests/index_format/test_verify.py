@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,6 @@ import pytest
 
 from index_format import history, keys, schema
 from index_format.change import Origin, commit_record, next_version
-from index_format.compaction import CompactionPolicy, compact_index
 from index_format.errors import IndexCorrupt, IndexNotFound
 from index_format.garbage import collect_garbage
 from index_format.history import Retention
@@ -27,29 +25,10 @@ from index_format.index import Index
 from index_format.manifest import SegmentRecord, seal
 from index_format.npz import write_npz
 from index_format.segment import write_centroids
-from index_format.store import LocalStore, MemoryStore, open_store
+from index_format.store import MemoryStore, open_store
 from index_format.verify import Fault, verify, wanted_versions
 from serving.snapshot import open_snapshot
-from tests.strategies import add, delete, make_recipe, recipe_of
-
-DOCUMENTS = {"a": "harbour lantern", "b": "copper meadow violin ember glacier saffron", "c": "saffron ember"}
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three versions of two segments, one of them with deletions."""
-    index = Index.at(tmp_path_factory.mktemp("sound"))
-    recipe = make_recipe(index)
-    add(index, recipe, DOCUMENTS)
-    add(index, recipe, {"d": "violin violin"})
-    delete(index, "b")
-    return Path(index.address)
-
-
-@pytest.fixture
-def root(sound: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(sound, tmp_path / "index"))
+from tests.strategies import add, make_recipe, recipe_of
 
 
 def faults(root: Path, versions: list[int] | None = None) -> list[Fault]:
@@ -107,7 +86,7 @@ def test_an_index_of_many_row_groups_has_no_faults(tmp_path: Path) -> None:
 def test_an_index_in_a_bucket_is_verified_by_its_own_bytes(fresh_s3_address: str) -> None:
     """What this machine has in its cache proves nothing."""
     index = Index.at(fresh_s3_address)
-    add(index, make_recipe(index), DOCUMENTS)
+    add(index, make_recipe(index), {"a": "harbour lantern", "b": "copper meadow violin ember glacier saffron"})
     open_snapshot(index)
     assert list(verify(index.store, [1])) == []
     key = index.current().segments[0].codes_file.key
@@ -446,68 +425,6 @@ def test_a_floor_or_a_horizon_that_falls_is_named(root: Path, name: str) -> None
         save(path, manifest)
     (fault,) = faults(root, [1, 2, 3])
     assert (fault.version, fault.problem) == (3, "floor or horizon is lower than in the version before")
-
-
-def replaced_and_collected(root: Path) -> None:
-    """What another process may do at any moment: all segments become one, and nothing older stays."""
-    index = Index.at(root)
-    compact_index(index, CompactionPolicy(alike=2, deleted_share=0.01))
-    collect_garbage(index, Retention(versions=1, days=0), time.time_ns() // 1_000_000 + 60_000)
-
-
-class Interrupted(LocalStore):
-    """A store whose other users do something when a certain object is looked up."""
-
-    def __init__(self, root: Path, looked_up: Callable[[str], bool], then: Callable[[], None]) -> None:
-        super().__init__(root)
-        self._looked_up, self._then = looked_up, then
-
-    def _interrupt(self, key: str) -> None:
-        if self._looked_up(key):
-            self._looked_up = lambda _: False
-            self._then()
-
-    def get(self, key: str) -> bytes:
-        self._interrupt(key)
-        return super().get(key)
-
-    def local_path(self, key: str) -> Path:
-        self._interrupt(key)
-        return super().local_path(key)
-
-
-@pytest.mark.parametrize("part", [keys.manifest(1), "documents.parquet", "passages.parquet", "codes.npz", "deletions/"])
-def test_a_version_that_is_collected_while_it_is_verified_has_no_faults(root: Path, part: str) -> None:
-    """Its files go one after the other, whatever was checked by then; the same with all of them still wanted."""
-    store = Interrupted(root, lambda key: part in key, lambda: replaced_and_collected(root))
-    assert list(verify(store, [1, 2, 3])) == []
-    assert Index.at(root).versions() == [4, 5]
-
-
-@pytest.mark.parametrize("module", ["files", "schema"])
-@pytest.mark.parametrize("collected", [True, False])
-def test_a_file_that_vanishes_while_it_is_checked_is_a_fault_unless_it_was_collected(
-    root: Path, monkeypatch: pytest.MonkeyPatch, module: str, collected: bool
-) -> None:
-    """Between its hash and its rows, or between its metadata and its pages."""
-    done: list[Path] = []
-
-    def vanish(path: Path) -> None:
-        if path.name == "passages.parquet" and not done:
-            done.append(path)
-            replaced_and_collected(root) if collected else path.unlink()
-
-    def opened(path: Path, rows: int | None = None) -> pq.ParquetFile:
-        if module == "files":
-            vanish(path)
-        file = open_parquet(path, rows)
-        vanish(path)
-        return file
-
-    open_parquet = schema.open_parquet
-    monkeypatch.setattr(schema, "open_parquet", opened)
-    found = [(fault.file, fault.problem) for fault in verify(LocalStore(root), [3])]
-    assert found == ([] if collected else [(done[0].relative_to(root).as_posix(), f"{done[0]} is gone.")])
 
 
 def test_a_document_that_is_live_twice_is_named(root: Path) -> None:
